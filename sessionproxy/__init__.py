@@ -1,0 +1,18 @@
+"""Puts stateful MCP servers behind HTTP for many users: a backend of its own for every session."""
+
+from .core.context import current_exchange
+from .core.exchange import Exchange, Forwarded, Hook
+from .errors import ConfigError
+from .serve import ProxyApp, http_app
+
+__all__ = [
+    "ConfigError",
+    "Exchange",
+    "Forwarded",
+    "Hook",
+    "ProxyApp",
+    "current_exchange",
+    "http_app",
+]
+
+__version__ = "0.1.0"

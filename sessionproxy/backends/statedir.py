@@ -1,0 +1,187 @@
+"""The directory with what must outlive a process: the MAC key, and a journal of what runs.
+
+Each proxy that runs has an instance directory, held by a lock that the kernel drops when the
+process dies, however it dies. In it, every backend has a private directory and a record, written
+before the backend is spawned; so the next start finds what a killed proxy left, ends it and
+removes it. Neighbours: `backends.stdio` asks for session directories; `serve` opens it.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+KEY_SIZE: Final = 32
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the journal knows of one backend."""
+
+    directory: Path
+    pid: int | None
+    started: float | None
+    """When the process started, seconds since the epoch as psutil tells it."""
+    boot: str
+
+
+def default_state_dir() -> Path:
+    """Return where state is kept if nothing is said (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "sessionproxy"
+
+
+class SessionDir:
+    """The private directory of one backend, and its record. `tmp` inside is its TMPDIR."""
+
+    def __init__(self, path: Path, record: Path) -> None:
+        self.path = path
+        self._record = record
+
+    @property
+    def tmp(self) -> Path:
+        return self.path / "tmp"
+
+    def write(self, *, pid: int | None = None, started: float | None = None) -> None:
+        """Write the record: first without a pid, before the spawn, and then with it."""
+        facts = {"dir": self.path.name, "pid": pid, "started": started, "boot": _boot_id()}
+        self._record.write_text(json.dumps(facts))
+
+    def remove(self) -> None:
+        """Remove the directory with all that is in it, then the record."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._record.unlink(missing_ok=True)
+
+
+class StateDir:
+    """An open state directory. Close it when the proxy ends."""
+
+    def __init__(self, root: Path, instance: Path, lock: int) -> None:
+        self.root = root
+        self._instance = instance
+        self._lock = lock
+        self._count = 0
+
+    @classmethod
+    def open(cls, root: Path) -> Self:
+        """Make the directory where there is none, and an instance directory of our own in it.
+
+        Raises: ConfigError: it cannot be made, or others could write to it.
+        """
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            facts = root.stat()
+            if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+                raise ConfigError(f"--state-dir {root}: must belong to this user alone (mode 0700)")
+            run = root / "run"
+            run.mkdir(mode=0o700, exist_ok=True)
+            instance = run / secrets.token_hex(4)
+            instance.mkdir(mode=0o700)
+            lock = _locked(instance)
+        except OSError as error:
+            raise ConfigError(f"--state-dir {root}: {error.strerror}") from None
+        if lock is None:
+            raise ConfigError(f"--state-dir {root}: cannot lock {instance.name}")
+        return cls(root, instance, lock)
+
+    def close(self) -> None:
+        shutil.rmtree(self._instance, ignore_errors=True)
+        os.close(self._lock)
+
+    def key(self) -> bytes:
+        """Return the MAC key, made at the first start."""
+        path = self.root / "key"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            key = path.read_bytes()
+            if len(key) != KEY_SIZE:
+                raise ConfigError(f"{path}: not a key; remove it to have a new one made") from None
+            return key
+        with os.fdopen(fd, "wb") as file:
+            key = secrets.token_bytes(KEY_SIZE)
+            file.write(key)
+        return key
+
+    def new_session(self) -> SessionDir:
+        """Make a private directory for a backend, on record before anything is started in it."""
+        self._count += 1
+        name = f"{self._count:x}"
+        session = SessionDir(self._instance / name, self._instance / f"{name}.json")
+        session.write()
+        session.tmp.mkdir(mode=0o700, parents=True)
+        session.path.chmod(0o700)
+        return session
+
+    def sweep(self, end: Callable[[Record], None]) -> int:
+        """End and remove what proxies left that are no longer there; return how many backends.
+
+        `end` ends what a record tells of, if it still runs. Instances that live are left alone.
+        """
+        count = 0
+        for instance in (self.root / "run").iterdir():
+            if instance == self._instance:
+                continue
+            with _taken_over(instance) as dead:
+                if not dead:
+                    continue
+                for record in _records(instance):
+                    end(record)
+                    count += 1
+                shutil.rmtree(instance, ignore_errors=True)
+        return count
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+
+
+def this_boot(record: Record) -> bool:
+    """Return whether the record is of this boot: else its pid means nothing."""
+    return record.boot == _boot_id()
+
+
+def _locked(instance: Path) -> int | None:
+    """Return a descriptor that holds the lock of an instance; None where another one does."""
+    fd = os.open(instance / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+@contextmanager
+def _taken_over(instance: Path) -> Iterator[bool]:
+    try:
+        fd = _locked(instance)
+    except OSError:  # it was removed under our eyes, or is no directory
+        fd = None
+    try:
+        yield fd is not None
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _records(instance: Path) -> Iterator[Record]:
+    for path in instance.glob("*.json"):
+        try:
+            facts = json.loads(path.read_text())
+            directory = instance / str(facts["dir"])
+            yield Record(directory, facts["pid"], facts["started"], str(facts["boot"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            logger.warning("%s is no record; its backend, if any, is not known", path.name)

@@ -1,0 +1,421 @@
+"""A backend that is a child process: its pipes, its start, and the ladder that ends it.
+
+The pipes are read and written by the event loop's own readers and writers: no stream object, task
+or thread per child. What is on the pipes is `core.relay`'s business. Neighbours: `core.session`
+launches and leaves; `backends.containment` signals; `backends.pool` keeps spares.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Protocol
+
+import anyio
+import anyio.to_thread
+import psutil
+
+from ..core.exchange import Hook
+from ..core.ports import Identity, Upstream
+from ..core.relay import Relay
+from ..errors import BackendBusy, BackendGone, BackendStartFailed, Exit
+from ..wire import LineSplitter, Oversize
+from .containment import Containment
+from .statedir import SessionDir, StateDir
+from .stderr import StderrLog
+from .template import Template
+
+logger = logging.getLogger(__name__)
+
+READ_SIZE: Final = 256 * 1024
+"""Bytes read at once: a Linux pipe holds 64 KiB, unless its other end made it larger."""
+
+MAX_UNSENT: Final = 32 * 1024 * 1024
+MAX_UNSENT_MESSAGES: Final = 64
+"""What may wait for a backend that does not read; the next request then fails alone."""
+
+TERM_GRACE: Final = 5.0
+KILL_GRACE: Final = 1.0
+"""Seconds between SIGTERM and SIGKILL, and for the kernel to carry out the latter."""
+
+LEFT_BEHIND_GRACE: Final = 0.5
+"""Seconds for what a leader left behind when it ended politely, before SIGKILL."""
+
+MUTE_GRACE: Final = 1.0
+"""Seconds for a process that closed its stdout to end as well."""
+
+POLL: Final = 0.02
+"""Seconds between two looks at processes that are not our children, or without a pidfd."""
+
+
+class Speaker(Protocol):
+    """What takes the lines of a backend: a relay."""
+
+    def receive(self, line: bytes) -> None: ...
+    def receive_oversize(self, line: Oversize, limit: int) -> None: ...
+    def fail_all(self, failure: BackendGone) -> None: ...
+
+
+class Child:
+    """One child process and its pipes. Made by `spawn`, ended by `stop`."""
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        containment: Containment,
+        directory: SessionDir,
+        *,
+        max_line: int,
+    ) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process = process
+        self._directory = directory
+        self._tree = containment.hold(process.pid, directory.tmp)
+        self._loop = asyncio.get_running_loop()
+        self._max_line = max_line
+        # Its pipes.
+        self._stdin = process.stdin
+        self._stdout = process.stdout
+        self._stderr = process.stderr
+        self._in = process.stdin.fileno()
+        self._out = process.stdout.fileno()
+        self._err = process.stderr.fileno()
+        self._lines = LineSplitter(max_line)
+        self._log = StderrLog()
+        self._speaker: Speaker | None = None
+        self._early: list[bytes | Oversize] = []
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_size = 0
+        # Moves once.
+        self._writable = True
+        self._ended = anyio.Event()
+        """It has exited, and all it wrote was delivered; or it went mute."""
+        self._exited = anyio.Event()
+        self._exit = Exit()
+        self._pidfd = _pidfd(process.pid)
+        for fd in (self._in, self._out, self._err):
+            os.set_blocking(fd, False)
+        self._loop.add_reader(self._out, self._read_stdout)
+        self._loop.add_reader(self._err, self._read_stderr)
+        if self._pidfd is not None:
+            self._loop.add_reader(self._pidfd, self._notice_exit)
+        else:
+            self._loop.call_later(POLL, self._poll_exit)
+
+    def __repr__(self) -> str:
+        return f"<Child {self._process.pid} {self._exit if self._exited.is_set() else 'running'}>"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def has_exited(self) -> bool:
+        return self._exited.is_set()
+
+    def attach(self, speaker: Speaker, label: str) -> None:
+        """From now on give what it says to `speaker`; what it said before comes first."""
+        self._speaker = speaker
+        self._log.label = label
+        early, self._early = self._early, []
+        for line in early:
+            self._hand_on(line)
+
+    # -- stdin -----------------------------------------------------------------------------------
+
+    def send(self, message: bytes) -> None:
+        """Write one message. What the pipe does not take now is kept, bounded.
+
+        Raises: BackendBusy: too much is kept already.
+        """
+        if not self._writable:
+            return  # it is ending; who waits for an answer is told by `fail_all`
+        line = message + b"\n"
+        if not self._unsent:
+            written = self._write(line)
+            if written == len(line) or not self._writable:
+                return
+            self._loop.add_writer(self._in, self._write_more)
+            line = memoryview(line)[written:]
+        elif self._unsent_size + len(line) > MAX_UNSENT or len(self._unsent) >= MAX_UNSENT_MESSAGES:
+            raise BackendBusy("The backend does not read its input; too much waits for it already.")
+        self._unsent.append(memoryview(line))
+        self._unsent_size += len(line)
+
+    def _write(self, data: bytes | memoryview) -> int:
+        try:
+            return os.write(self._in, data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # it closed its stdin, or is gone: the latter is noticed by itself
+            self._close_stdin()
+            self._loop.call_later(MUTE_GRACE, self._went_mute, "closed its input")
+            return 0
+
+    def _write_more(self) -> None:
+        while self._unsent and self._writable:
+            head = self._unsent.popleft()
+            written = self._write(head)
+            self._unsent_size -= written
+            if written < len(head):
+                if self._writable:
+                    self._unsent.appendleft(head[written:])
+                return
+        if self._writable:
+            self._loop.remove_writer(self._in)
+
+    def _close_stdin(self) -> None:
+        if self._writable:
+            self._writable = False
+            self._loop.remove_writer(self._in)
+            self._unsent.clear()
+            self._unsent_size = 0
+            with suppress(OSError):
+                self._stdin.close()
+
+    # -- stdout and stderr -------------------------------------------------------------------------
+
+    def _read_stdout(self) -> None:
+        if not self._read_once():
+            self._loop.remove_reader(self._out)
+            self._loop.call_later(MUTE_GRACE, self._went_mute, "closed its output")
+
+    def _read_once(self) -> bool:
+        """Read and hand on what there is; return whether the pipe is still open."""
+        try:
+            chunk = os.read(self._out, READ_SIZE)
+        except BlockingIOError:
+            return True
+        for line in self._lines.feed(chunk):
+            self._hand_on(line)
+        return bool(chunk)
+
+    def _hand_on(self, line: bytes | Oversize) -> None:
+        if self._speaker is None:
+            if len(self._early) < MAX_UNSENT_MESSAGES:
+                self._early.append(line)
+        elif isinstance(line, Oversize):
+            self._speaker.receive_oversize(line, self._max_line)
+        else:
+            self._speaker.receive(line)
+
+    def _read_stderr(self) -> None:
+        try:
+            chunk = os.read(self._err, READ_SIZE)
+        except BlockingIOError:
+            return
+        if chunk:
+            self._log.feed(chunk, self._loop.time())
+        else:
+            self._loop.remove_reader(self._err)
+
+    # -- its end -----------------------------------------------------------------------------------
+
+    def _poll_exit(self) -> None:
+        if not self._exited.is_set():
+            self._notice_exit()
+            self._loop.call_later(POLL, self._poll_exit)
+
+    def _notice_exit(self) -> None:
+        """It exited: read what is still in its pipes, and tell how it ended. It stays unreaped."""
+        facts = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if facts is None or self._exited.is_set():
+            return
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+        self._drain()
+        stderr = self._log.last_lines()
+        if facts.si_code == os.CLD_EXITED:
+            self._exit = Exit(code=facts.si_status, stderr=stderr)
+        else:
+            self._exit = Exit(signal=signal.Signals(facts.si_status).name, stderr=stderr)
+        self._exited.set()
+        self._end()
+
+    def _drain(self) -> None:
+        """Deliver what the dead process left in its pipes; a descendant may still hold them."""
+        for _ in range(1024):
+            before = self._lines.taken
+            if self._stdout.closed or not self._read_once() or self._lines.taken == before:
+                break
+        if not self._stderr.closed:
+            self._read_stderr()
+
+    def _went_mute(self, detail: str) -> None:
+        if not self._ended.is_set():
+            self._exit = Exit(detail=detail, stderr=self._log.last_lines())
+            self._end()
+
+    def _end(self) -> None:
+        if not self._ended.is_set():
+            self._ended.set()
+            if self._speaker is not None:
+                self._speaker.fail_all(BackendGone(f"The backend ended: {self._exit}.", self._exit))
+
+    async def wait_exit(self) -> Exit:
+        await self._ended.wait()
+        return self._exit
+
+    async def stop(self, grace: float, hurry: anyio.Event) -> None:
+        """End the whole tree and remove its directory. Shielded, and bounded.
+
+        `grace`: seconds to end by itself once its stdin is closed. `hurry` cuts all waiting short.
+        """
+        bound = grace + TERM_GRACE + KILL_GRACE + 5
+        with anyio.move_on_after(bound, shield=True) as scope:
+            await anyio.to_thread.run_sync(self._tree.remember)
+            self._close_stdin()
+            await self._descend(grace, hurry)
+            await self._sweep(hurry)
+        if scope.cancelled_caught:
+            logger.error("%r: not all of it was gone after %g s", self, bound)
+        self._close()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._directory.remove)
+
+    async def _descend(self, grace: float, hurry: anyio.Event) -> None:
+        """Close stdin, SIGTERM, SIGKILL: each for as long as the leader lives."""
+        if await self._exits_within(grace, hurry):
+            return
+        await anyio.to_thread.run_sync(self._tree.signal, signal.SIGTERM)
+        if await self._exits_within(TERM_GRACE, hurry):
+            return
+        await anyio.to_thread.run_sync(self._tree.signal, signal.SIGKILL)
+        with anyio.move_on_after(KILL_GRACE):
+            await self._exited.wait()
+
+    async def _exits_within(self, seconds: float, hurry: anyio.Event) -> bool:
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as tasks:
+
+                async def until(event: anyio.Event) -> None:
+                    await event.wait()
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(until, self._exited)
+                tasks.start_soon(until, hurry)
+        return self._exited.is_set()
+
+    async def _sweep(self, hurry: anyio.Event) -> None:
+        """End what the leader left behind. The tree is always swept, also after a polite end."""
+        number = signal.SIGTERM
+        deadline = anyio.current_time() + LEFT_BEHIND_GRACE
+        while await anyio.to_thread.run_sync(self._tree.signal, number):
+            if number is signal.SIGTERM:
+                logger.info("%s: ending what %r left behind", self._log.label, self)
+            late = hurry.is_set() or anyio.current_time() >= deadline
+            number = signal.SIGKILL if late else signal.Signals(0)
+            await anyio.sleep(POLL)
+
+    def _close(self) -> None:
+        """Reap the leader and close the pipes. After this its pid may be anybody's."""
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+        self._loop.remove_reader(self._out)
+        self._loop.remove_reader(self._err)
+        self._stdout.close()
+        self._stderr.close()
+        self._process.poll()
+        self._ended.set()
+        self._exited.set()
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, or an old kernel
+        return None
+
+
+class StdioLauncher:
+    """Starts child processes from a template. A `Launcher`."""
+
+    def __init__(
+        self,
+        template: Template,
+        state: StateDir,
+        containment: Containment,
+        *,
+        stop_grace: float,
+        max_line: int,
+        hooks: Sequence[Hook] = (),
+        tally: Counter[str] | None = None,
+        take_spare: Callable[[], Child | None] = lambda: None,
+    ) -> None:
+        """`stop_grace`: seconds to end by itself; `max_line`: bytes. `take_spare` gives a child
+        that was started in advance, if there is one."""
+        self._template = template
+        self._state = state
+        self._containment = containment
+        self._stop_grace = stop_grace
+        self._max_line = max_line
+        self._hooks = hooks
+        self._tally = tally if tally is not None else Counter()
+        self._take_spare = take_spare
+        self._hurry = anyio.Event()
+
+    def hurry(self) -> None:
+        """From now on backends that are being stopped are killed without waiting."""
+        self._hurry.set()
+
+    @asynccontextmanager
+    async def launch(
+        self, identity: Identity, label: str, upstream: Upstream
+    ) -> AsyncGenerator[Relay]:
+        child = self._take_spare() or self.spawn()
+        try:
+            relay = Relay(child, upstream, hooks=self._hooks, tally=self._tally, label=label)
+            child.attach(relay, label)
+            if child.has_exited:  # a spare that ended in this moment
+                raise BackendStartFailed("The backend ended before it was used.")
+            yield relay
+        finally:
+            await self.stop(child)
+
+    async def stop(self, child: Child) -> None:
+        await child.stop(self._stop_grace, self._hurry)
+
+    def spawn(self) -> Child:
+        """Start a child, on record before it runs. Blocks until it has executed its command.
+
+        Raises: BackendStartFailed: it could not be started; nothing of it stays.
+        """
+        try:
+            directory = self._state.new_session()
+        except OSError as error:
+            raise BackendStartFailed(f"No directory for the backend: {error.strerror}.") from None
+        try:
+            return self._spawn_in(directory)
+        except OSError as error:
+            directory.remove()
+            raise BackendStartFailed(f"The backend could not be started: {_told(error)}.") from None
+
+    def _spawn_in(self, directory: SessionDir) -> Child:
+        what = self._template.expand(directory.path)
+        process = subprocess.Popen(
+            self._containment.command(what.argv),
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=what.cwd,
+            env=dict(what.env),
+            start_new_session=True,
+        )
+        child = Child(process, self._containment, directory, max_line=self._max_line)
+        with suppress(psutil.Error):
+            directory.write(pid=process.pid, started=psutil.Process(process.pid).create_time())
+        return child
+
+
+def _told(error: OSError) -> str:
+    what = f"{error.filename}: " if error.filename else ""
+    return f"{what}{error.strerror}"

@@ -1,0 +1,225 @@
+"""The command line. Its options are the fields of `config.Settings`, one for one.
+
+Neighbours: calls `serve` and `doctor`. Every error that is the user's ends in one line and exit
+status 2.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final, NoReturn
+
+import anyio
+import msgspec
+import typer
+from rich.console import Console
+
+from . import __version__, banner, doctor, logs
+from .config import (
+    ENV_PREFIX,
+    REPEATED,
+    OnLoss,
+    Settings,
+    description_of,
+    flag_of,
+    settings_from,
+    variable_of,
+)
+from .errors import ConfigError
+from .serve import ProxyApp, serve
+
+GROUPS: Final = {
+    "host": "Where it listens",
+    "idle": "How long a session lives",
+    "max_sessions": "How many",
+    "start_timeout": "How long things may take",
+    "max_body": "How large",
+    "env": "What the backend gets",
+    "log_level": "What is written",
+}
+"""The first option of each group in the help."""
+
+UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
+"""What typer raises for wrong use: its copy of click, or click itself, has the class."""
+
+app = typer.Typer(
+    name="sessionproxy",
+    help="Puts stateful MCP servers behind HTTP for many users.",
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXAMPLES: Final = """
+[bold]Examples[/bold]
+
+  A browser for every client:
+  sessionproxy run --idle 300 -- npx -y @playwright/mcp --headless --isolated
+
+  At most ten, two of them started in advance, each in a directory of its own:
+  sessionproxy run --max-sessions 10 --warm 2 --cwd {session.dir} -- my-server --stdio
+
+  Something to try, without installing anything:
+  sessionproxy run
+"""
+
+Command = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="COMMAND ARG...",
+        help="What starts one backend: a stdio MCP server. The demo server where it is left out.",
+        show_default=False,
+    ),
+]
+
+
+def _parameters() -> list[inspect.Parameter]:
+    """Return a parameter for COMMAND and one for every setting."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(
+            "command", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Command
+        )
+    ]
+    group = ""
+    for field in msgspec.structs.fields(Settings):
+        group = GROUPS.get(field.name, group)
+        option = typer.Option(
+            *_spellings(field.name),
+            envvar=variable_of(field.name),
+            help=description_of(field.name),
+            rich_help_panel=group,
+            show_envvar=False,
+        )
+        default = list[str]() if field.name in REPEATED else field.default
+        annotation = Annotated[_kind(field.name, default), option]
+        parameters.append(
+            inspect.Parameter(field.name, keyword, default=default, annotation=annotation)
+        )
+    return parameters
+
+
+def _spellings(setting: str) -> tuple[str, ...]:
+    flag = flag_of(setting)
+    if setting == "expose_stderr":
+        return (f"{flag}/--no-{flag.removeprefix('--')}",)
+    return (flag,)
+
+
+def _kind(setting: str, default: object) -> object:
+    if setting in REPEATED:
+        return list[str]
+    if setting == "expose_stderr":
+        return bool | None
+    if default is None:
+        return str | None
+    return OnLoss if isinstance(default, OnLoss) else type(default)
+
+
+def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Give `function`, which takes a command and settings by name, an option for each."""
+    parameters = _parameters()
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
+    return function
+
+
+@app.command(
+    "run",
+    epilog=EXAMPLES,
+    # What follows COMMAND is its own: `run npx -y ...` works without `--` too.
+    context_settings={"allow_interspersed_args": False},
+)
+@_with_settings
+def run(command: Sequence[str] | None = None, **values: object) -> None:
+    """Serve a stdio MCP server over HTTP: a backend of its own for every session.
+
+    Every option can also be set in the environment: --max-sessions as SESSIONPROXY_MAX_SESSIONS.
+    """
+    settings = settings_from(values)
+    argv = tuple(command or ())
+    logs.set_up(level=settings.log_level, as_json=settings.log_json)
+    console = Console()
+
+    def ready(proxy: ProxyApp, url: str) -> None:
+        banner.show(console, settings, argv, url=url, containment=proxy.containment.name)
+
+    serve(settings, argv, on_ready=ready)
+
+
+@app.command("doctor", context_settings={"allow_interspersed_args": False})
+@_with_settings
+def check(command: Sequence[str] | None = None, **values: object) -> None:
+    """Check this machine; with a COMMAND, also start one backend and list its tools.
+
+    Ends with status 1 where something is wrong.
+    """
+    settings = settings_from(values)
+    argv = tuple(command or ())
+    logs.set_up(level="warning", as_json=settings.log_json)
+    if not anyio.run(_report, settings, argv):
+        raise typer.Exit(1)
+
+
+async def _report(settings: Settings, argv: Sequence[str]) -> bool:
+    console = Console()
+    well = True
+
+    def tell(finding: doctor.Finding) -> None:
+        mark = {True: "ok  ", False: "FAIL", None: "    "}[finding.good]
+        line = f"{mark} {finding.what}: {finding.how}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    for finding in doctor.machine():
+        tell(finding)
+        well = well and finding.good is not False
+    if argv:
+        async for finding in doctor.backend(settings, argv):
+            tell(finding)
+            well = well and finding.good is not False
+    return well
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sessionproxy {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Puts stateful MCP servers behind HTTP for many users."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _warn_of_unknown_variables() -> None:
+    known = {variable_of(field.name) for field in msgspec.structs.fields(Settings)}
+    for name in sorted(os.environ):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            typer.echo(f"sessionproxy: {name}: no such option, ignored", err=True)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"sessionproxy: {message}", err=True)
+    sys.exit(2)
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0, 1 where `doctor` found fault, 2 for wrong use."""
+    _warn_of_unknown_variables()
+    try:
+        status = app(standalone_mode=False)
+    except ConfigError as error:
+        _fail(str(error))
+    except UsageError as error:
+        _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,200 @@
+"""Every setting: its name, unit, default, bounds, and what it does.
+
+One table, `Settings`, from which the command line, the environment variables and the
+documentation are made. Neighbours: `cli` fills it, `serve` reads it. Imports nothing of ours but
+errors.
+"""
+
+import enum
+import os
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from .errors import ConfigError
+
+ENV_PREFIX: Final = "SESSIONPROXY_"
+
+
+
+class OnLoss(enum.Enum):
+    """What a client is told whose backend, and so whose state, was lost."""
+
+    TELL = "tell"
+    ANNOTATE = "annotate"
+    NOT_FOUND = "not-found"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be set. Durations are seconds, sizes bytes; 0 switches a limit off where it says so."""
+
+    # Where it listens
+    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8080
+    path: Annotated[str, Meta(pattern="^/.*[^/]$", description="Path of the MCP endpoint.")] = "/mcp"
+    allow_host: Annotated[
+        tuple[str, ...],
+        Meta(description="Host header to answer besides the loopback names: NAME or NAME:PORT."),
+    ] = ()
+    allow_origin: Annotated[
+        tuple[str, ...],
+        Meta(description="Origin of web pages to answer besides those on loopback: SCHEME://HOST[:PORT]."),
+    ] = ()
+    insecure: Annotated[
+        bool,
+        Meta(description="Serve on an address that is not loopback although nobody is authenticated."),
+    ] = False
+
+    # How long a session lives
+    idle: Annotated[
+        float,
+        Meta(ge=0, description="Seconds without a request after which a backend stops; 0: never."),
+    ] = 300.0
+    linger: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds after which the backend of a client that closed its stream and "
+            "sent nothing more stops; 0: never.",
+        ),
+    ] = 60.0
+    max_age: Annotated[
+        float, Meta(ge=0, description="Seconds after which a session ends in any case; 0: never.")
+    ] = 0.0
+    session_ttl: Annotated[
+        float,
+        Meta(gt=0, description="Seconds for which the id of a session outlives its backend."),
+    ] = 86400.0
+    max_asleep: Annotated[
+        int, Meta(ge=1, description="Sessions kept without a backend; the oldest go first.")
+    ] = 10_000
+    on_loss: Annotated[
+        OnLoss,
+        Meta(
+            description="What the next call after a lost backend gets: an error that says so (tell), "
+            "its result with a note (annotate), or 404 (not-found)."
+        ),
+    ] = OnLoss.TELL
+
+    # How many
+    max_sessions: Annotated[int, Meta(ge=1, description="Backends that run at once.")] = 64
+    max_sessions_per_owner: Annotated[
+        int, Meta(ge=0, description="Backends that run at once for one owner; 0: no such limit.")
+    ] = 0
+    starts_at_once: Annotated[
+        int, Meta(ge=0, description="Backends that start at once; 0: twice the number of cores.")
+    ] = 0
+    queue_timeout: Annotated[
+        float, Meta(gt=0, description="Seconds a new session waits for a place before it gets 503.")
+    ] = 30.0
+    warm: Annotated[
+        int, Meta(ge=0, description="Backends kept started in advance for the next sessions.")
+    ] = 0
+
+    # How long things may take
+    start_timeout: Annotated[
+        float, Meta(gt=0, description="Seconds a backend has to answer initialize.")
+    ] = 60.0
+    call_timeout: Annotated[
+        float, Meta(ge=0, description="Seconds a backend has to answer a request; 0: no limit.")
+    ] = 0.0
+    stop_grace: Annotated[
+        float,
+        Meta(ge=0, description="Seconds a backend has to end by itself once its input is closed."),
+    ] = 20.0
+    drain_timeout: Annotated[
+        float, Meta(ge=0, description="Seconds that requests in flight get at shutdown.")
+    ] = 30.0
+    keepalive: Annotated[
+        float,
+        Meta(gt=0, description="Seconds after which a stream with nothing to say sends a comment."),
+    ] = 15.0
+
+    # How large
+    max_body: Annotated[
+        int, Meta(ge=1, description="Bytes of a request body that are accepted.")
+    ] = 16 * 1024 * 1024
+    max_line: Annotated[
+        int, Meta(ge=1024, description="Bytes of one message of a backend that are accepted.")
+    ] = 64 * 1024 * 1024
+
+    # What the backend gets
+    env: Annotated[
+        tuple[str, ...], Meta(description="NAME=VALUE for the backend's environment.")
+    ] = ()
+    pass_env: Annotated[
+        tuple[str, ...], Meta(description="Variable that the backend inherits.")
+    ] = ()
+    cwd: Annotated[
+        str | None, Meta(description="Working directory of the backend; may contain {session.dir}.")
+    ] = None
+    state_dir: Annotated[
+        str | None,
+        Meta(
+            description="Directory for keys, the journal and the sessions' private directories; "
+            "default: sessionproxy below $XDG_STATE_HOME or ~/.local/state."
+        ),
+    ] = None
+    expose_stderr: Annotated[
+        bool | None,
+        Meta(
+            description="Show a client the last lines that a failed backend wrote to stderr; "
+            "default: only on loopback without authentication."
+        ),
+    ] = None
+
+    # What is written
+    log_level: Annotated[
+        str,
+        Meta(pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."),
+    ] = "info"
+    log_json: Annotated[bool, Meta(description="Write one JSON object per log line.")] = False
+
+    @property
+    def cores_at_once(self) -> int:
+        """Backends that start at once, the default worked out."""
+        return self.starts_at_once or 2 * (os.cpu_count() or 1)
+
+
+REPEATED: Final = frozenset({"allow_host", "allow_origin", "env", "pass_env"})
+"""Settings that take several values: repeated flags, or separated by spaces in the environment."""
+
+
+def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Settings:
+    """Return the settings with these values; the rest are defaults.
+
+    `named` tells how a setting is called where the values come from, for messages.
+
+    Raises: ConfigError: a value is out of its bounds, or of another kind.
+    """
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$.")
+        setting = path.rstrip("`").split("[")[0].replace("_", "-")
+        raise ConfigError(f"{named.format(setting)}: {_plain(text)}") from None
+
+
+def _plain(text: str) -> str:
+    return text.replace("Expected", "expected", 1)
+
+
+def flag_of(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+def variable_of(setting: str) -> str:
+    return ENV_PREFIX + setting.upper()
+
+
+def description_of(setting: str) -> str:
+    """Return the sentence that says what a setting does."""
+    field = next(f for f in msgspec.structs.fields(Settings) if f.name == setting)
+    kind = msgspec.inspect.type_info(field.type)
+    while isinstance(kind, msgspec.inspect.Metadata):
+        if kind.extra_json_schema and "description" in kind.extra_json_schema:
+            return str(kind.extra_json_schema["description"])
+        kind = kind.type
+    return ""

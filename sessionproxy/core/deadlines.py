@@ -1,0 +1,45 @@
+"""The call limit: one task for all calls, nothing on the way of a call but a dict entry.
+
+All calls have the same limit, so the first to run out is the oldest one. Neighbours:
+`core.session` registers its exchanges; `core.manager` runs the task.
+"""
+
+from collections.abc import Callable
+
+import anyio
+
+from ..errors import BackendSilent, ProxyError
+from .exchange import Exchange
+
+RanOut = Callable[[Exchange, ProxyError], None]
+
+
+class CallLimit:
+    """Tells when an exchange has been in flight for `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._watched: dict[Exchange, tuple[float, RanOut]] = {}
+        self._added = anyio.Event()
+
+    def watch(self, exchange: Exchange, ran_out: RanOut) -> None:
+        if not self._watched:
+            self._added.set()
+        self._watched[exchange] = (anyio.current_time() + self.seconds, ran_out)
+
+    def forget(self, exchange: Exchange) -> None:
+        self._watched.pop(exchange, None)
+
+    async def run(self) -> None:
+        """Watch for ever. The limit is met to the event loop's precision."""
+        while True:
+            if not self._watched:
+                self._added = anyio.Event()
+                await self._added.wait()
+                continue
+            exchange, (deadline, ran_out) = next(iter(self._watched.items()))
+            if anyio.current_time() < deadline:
+                await anyio.sleep_until(deadline)
+                continue
+            del self._watched[exchange]
+            ran_out(exchange, BackendSilent(f"The backend did not answer in {self.seconds:g} s."))

@@ -1,0 +1,182 @@
+"""One client request in flight, and one backend request in flight.
+
+An exchange is settled once, by whoever comes first: the backend's answer, its end, a limit, a
+cancellation. It outlives the connection that brought it. Neighbours: the frontend makes an
+`Exchange` and is told through its sink; `core.relay` settles it; `core.session` counts it.
+"""
+
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import NamedTuple, Protocol, Self
+
+from ..errors import ProxyError
+from ..wire import Bytes, Method, method_of
+from .context import current_exchange
+
+
+class Outcome(NamedTuple):
+    """How a request ended: exactly one of the three is not None."""
+
+    result: Bytes | None = None
+    error: Bytes | None = None
+    """The JSON-RPC error object that the other side answered, as it was written."""
+    failure: ProxyError | None = None
+    """The proxy's own finding, where the other side gave no answer."""
+
+
+class Outbound(NamedTuple):
+    """One message on its way to the client."""
+
+    data: bytes
+    droppable: bool = False
+    ask: "Ask | None" = None
+
+
+class ReplySink(Protocol):
+    """Where the answer to an exchange goes, and what comes before it."""
+
+    @property
+    def attached(self) -> bool:
+        """Whether a client reads it now. Without one, it keeps what it is given, bounded."""
+        ...
+
+    def message(self, message: Outbound) -> None:
+        """Take a message that precedes the answer."""
+        ...
+
+    def settled(self, exchange: "Exchange") -> None:
+        """Take the answer: `exchange.outcome`. Called once."""
+        ...
+
+
+class Holder(Protocol):
+    """What holds exchanges in flight; told when one no longer is."""
+
+    def returned(self, exchange: "Exchange") -> None: ...
+
+
+class Exchange:
+    """A client's request, from its arrival until it is settled."""
+
+    __slots__ = (
+        "backend_id",
+        "client_id",
+        "client_token",
+        "context",
+        "holder",
+        "is_task",
+        "method",
+        "outcome",
+        "params",
+        "progress",
+        "sink",
+        "treatment",
+    )
+
+    def __init__(
+        self, method: str, params: Bytes | None, *, client_id: bytes, sink: ReplySink
+    ) -> None:
+        # As it arrived.
+        self.method = method
+        self.params = params
+        self.client_id = client_id
+        self.treatment: Method = method_of(method)
+        self.sink = sink
+        self.context: Context = copy_context()
+        self.context.run(current_exchange.set, self)
+        # Set by the relay.
+        self.backend_id = 0
+        self.client_token: bytes | None = None
+        self.is_task = False
+        self.progress = float("-inf")
+        # Moves once.
+        self.holder: Holder | None = None
+        self.outcome: Outcome | None = None
+
+    def __repr__(self) -> str:
+        state = "in flight" if self.outcome is None else "settled"
+        return f"<Exchange {self.method} {state}>"
+
+    def settle(self, outcome: Outcome) -> None:
+        """End it with `outcome`. Idempotent: the first outcome is the one kept."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        if self.holder is not None:
+            self.holder.returned(self)
+        self.sink.settled(self)
+
+
+class Ask:
+    """A backend's request to the client, from its arrival until it is answered or withdrawn."""
+
+    __slots__ = ("_answer", "client_id", "method", "params", "sink")
+
+    def __init__(
+        self, method: str, params: Bytes | None, answer: Callable[[Outcome], None]
+    ) -> None:
+        self.method = method
+        self.params = params
+        self._answer: Callable[[Outcome], None] | None = answer
+        # Set when it goes out.
+        self.client_id = 0
+        self.sink: ReplySink | ClientPort | None = None
+
+    def answer(self, outcome: Outcome) -> None:
+        """Hand the client's answer to the backend. Only the first one counts."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer(outcome)
+
+    def withdraw(self) -> None:
+        """Forget it: the backend cancelled it or is gone. A late answer is dropped."""
+        self._answer = None
+
+
+class ClientPort(Protocol):
+    """What faces the client when a message belongs to none of its requests."""
+
+    @property
+    def listening(self) -> bool:
+        """Whether the client has a stream open for such messages."""
+        ...
+
+    @property
+    def left_at(self) -> float | None:
+        """When the last such stream closed, on the event loop's clock in seconds.
+
+        None while one is open, and where none has ever been.
+        """
+        ...
+
+    def message(self, message: Outbound) -> None: ...
+
+    def close(self) -> None:
+        """End its streams: the session is over."""
+        ...
+
+
+class Forwarded(NamedTuple):
+    """What a hook is shown of a message that is being passed on."""
+
+    to_backend: bool
+    kind: str
+    """`request`, `notification`, `result` or `error`."""
+    method: str
+    """Of an answer: the method of the request that it answers."""
+    body: Bytes | None
+    """`params`, `result` or `error`, encoded."""
+    exchange: Exchange | None
+
+    @classmethod
+    def answer(cls, *, to_backend: bool, method: str, outcome: Outcome, of: Exchange | None) -> Self:
+        if outcome.result is not None:
+            return cls(to_backend, "result", method, outcome.result, of)
+        return cls(to_backend, "error", method, outcome.error, of)
+
+
+Hook = Callable[[Forwarded], None]
+"""Called for every message that is passed on, in the context of the exchange it belongs to.
+
+It must not block. What it raises is logged and changes nothing.
+"""

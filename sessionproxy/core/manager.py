@@ -1,0 +1,281 @@
+"""Opens sessions, finds them, wakes them, and outlives them all.
+
+The one task group every session runs in. Neighbours: the frontend calls `create`, `opened`, `find`,
+`ready` and `end`; `serve` enters the manager for the life of the process.
+"""
+
+import contextvars
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..errors import BackendStartFailed, Draining, SessionNotFound
+from .admission import Admission, retry_after
+from .binding import SessionIds
+from .circuit import Circuit
+from .deadlines import CallLimit
+from .exchange import ClientPort, ReplySink
+from .ports import Identity, Launcher
+from .reaper import PERIOD, SLEEPERS_EVERY, Ages, due
+from .registry import LocalRegistry, Registry
+from .session import Opening, Session, Start
+from .state import EndReason, SessionState, StopReason
+
+logger = logging.getLogger(__name__)
+
+DRAIN_POLL: Final = 0.05
+"""Seconds between two looks at what is still in flight while draining."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Every duration is in seconds; None: no such limit."""
+
+    max_sessions: int = 64
+    """Backends that run at once, each counted until its last process is gone."""
+    max_sessions_per_owner: int | None = None
+    starts_at_once: int = 4
+    queue_length: int = 256
+    queue_timeout: float = 30.0
+    start_timeout: float = 60.0
+    call_timeout: float | None = None
+    max_asleep: int = 10_000
+    ages: Ages = field(default_factory=Ages)
+
+
+class SessionManager(anyio.AsyncContextManagerMixin):
+    """Enter once, for the life of the process; on exit every session has ended."""
+
+    def __init__(
+        self,
+        route: str,
+        launcher: Launcher,
+        limits: Limits,
+        ids: SessionIds,
+        *,
+        keeps_ids: bool = True,
+        registry: Registry | None = None,
+    ) -> None:
+        """`keeps_ids`: whether sessions outlive their backends, asleep."""
+        self.route = route
+        self.limits = limits
+        self._launcher = launcher
+        self._ids = ids
+        self._keeps_ids = keeps_ids
+        self.registry: Registry = registry or LocalRegistry(limits.max_asleep)
+        self.admission = Admission(
+            max_sessions=limits.max_sessions,
+            max_per_owner=limits.max_sessions_per_owner,
+            starts_at_once=limits.starts_at_once,
+            queue_length=limits.queue_length,
+            queue_timeout=limits.queue_timeout,
+        )
+        self.circuit = Circuit()
+        self.draining = False
+        self._hurried = False
+        self._call_limit: CallLimit | None = None
+
+    def __repr__(self) -> str:
+        return f"<SessionManager {self.route} sessions={len(self.registry)} {self.admission!r}>"
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        self._context = contextvars.copy_context()
+        async with anyio.create_task_group() as tasks:
+            self._tasks: TaskGroup = tasks
+            tasks.start_soon(self._reap)
+            if self.limits.call_timeout is not None:
+                self._call_limit = CallLimit(self.limits.call_timeout)
+                tasks.start_soon(self._call_limit.run)
+            try:
+                yield self
+            finally:
+                self.draining = True
+                self.end_all(EndReason.SHUTDOWN)
+                tasks.cancel_scope.cancel()
+
+    # -- opening and finding -----------------------------------------------------------------------
+
+    def create(
+        self, owner: str, opening: Opening, client: ClientPort, opener: ReplySink
+    ) -> Session:
+        """Mint an id and start a backend for it; `opened` waits for it.
+
+        Raises: Draining, RouteResting: nothing was started.
+        """
+        self._check_open()
+        session = Session(
+            Identity(self.route, owner, self._ids.mint(self.route, owner)),
+            opening,
+            client,
+            opener=opener,
+            keeps_id=self._keeps_ids,
+            call_limit=self._call_limit,
+        )
+        self.registry.add(session)
+        self._spawn(session)
+        return session
+
+    async def opened(self, session: Session) -> None:
+        """Wait until a session that was just created is ready.
+
+        Cancelled while it waits, it leaves nothing running.
+
+        Raises:
+            AtCapacity: nothing was started.
+            BackendStartFailed, InitializeRefused: it was started and is gone again.
+            SessionNotFound: it was ended meanwhile.
+        """
+        try:
+            await session.start.settled.wait()
+        except BaseException:
+            self.end(session, EndReason.ABANDONED)
+            raise
+        if session.start.failure is not None:
+            raise session.start.failure
+        if session.state is not SessionState.READY:
+            raise SessionNotFound(f"{session!r}")
+        self.circuit.succeeded()
+
+    def find(self, owner: str, key: str) -> Session:
+        """Return the session of `owner` with this id.
+
+        Raises: SessionNotFound: never issued, ended, forged, or another owner's.
+        """
+        identity = Identity(self.route, owner, key)
+        if not self._ids.authentic(identity):
+            raise SessionNotFound("not authentic")
+        session = self.registry.get(identity)
+        if session.state in (SessionState.ENDING, SessionState.CLOSED):
+            raise SessionNotFound(f"{session!r}")
+        return session
+
+    async def ready(self, session: Session) -> None:
+        """Wait until `session` is ready, waking it if it sleeps. One start serves all who wait.
+
+        Raises:
+            SessionNotFound: it ended.
+            AtCapacity, Draining, RouteResting, BackendStartFailed, InitializeRefused: it sleeps on.
+        """
+        while session.state is not SessionState.READY:
+            if session.state in (SessionState.ENDING, SessionState.CLOSED):
+                raise SessionNotFound(f"{session!r}")
+            if session.state is SessionState.STOPPING:
+                await session.stopped.wait()
+                continue
+            if session.state is SessionState.ASLEEP:
+                self._wake(session)
+            start = session.start
+            with self._waiting(session, start):
+                await start.settled.wait()
+            if start.failure is not None:
+                raise start.failure
+            self.circuit.succeeded()
+
+    @contextmanager
+    def _waiting(self, session: Session, start: Start) -> Generator[None]:
+        """Count who waits; a start that is still queued is given up with the last of them."""
+        start.waiters += 1
+        try:
+            yield
+        finally:
+            start.waiters -= 1
+            if not start.waiters and start.queued and not start.settled.is_set():
+                session.stop(StopReason.ABANDONED)
+
+    def _wake(self, session: Session) -> None:
+        self._check_open()
+        session.wake()
+        self.registry.moved(session)
+        self._spawn(session)
+
+    def _check_open(self) -> None:
+        """Raises: Draining, RouteResting."""
+        if self.draining:
+            raise Draining("the proxy is shutting down", retry_after=retry_after())
+        self.circuit.check(anyio.current_time())
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def end(self, session: Session, reason: EndReason) -> None:
+        """End a session. Its place frees when its backend is gone."""
+        asleep = session.state is SessionState.ASLEEP
+        session.end(reason)
+        if asleep:
+            self._file(session)
+
+    def end_all(self, reason: EndReason) -> None:
+        """End every session, those asleep too."""
+        for session in (*self.registry.awake(), *self.registry.asleep()):
+            self.end(session, reason)
+
+    async def drain(self, timeout: float) -> bool:
+        """Take nothing new, give what is in flight `timeout` seconds, then end every session.
+
+        Returns whether all in flight had ended by itself.
+        """
+        self.draining = True
+        with anyio.move_on_after(timeout) as scope:
+            while self._busy() and not self._hurried:
+                await anyio.sleep(DRAIN_POLL)
+        self.end_all(EndReason.SHUTDOWN)
+        while self.registry.awake():
+            await anyio.sleep(DRAIN_POLL)
+        return not scope.cancelled_caught
+
+    def hurry(self) -> None:
+        """Cut a drain short: what is in flight gets no more time."""
+        self._hurried = True
+
+    def _busy(self) -> bool:
+        return any(session.leases for session in self.registry.awake())
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def _spawn(self, session: Session) -> None:
+        # A session outlives the request that opens or wakes it, so it must not inherit that
+        # request's ContextVars (its user, its trace).
+        self._context.copy().run(self._tasks.start_soon, self._serve, session)
+
+    async def _serve(self, session: Session) -> None:
+        """Run one life of a session. No failure of one may reach the others."""
+        start = session.start
+        try:
+            await session.live(
+                self.admission, self._launcher, start_timeout=self.limits.start_timeout
+            )
+        except Exception:
+            logger.exception("%r failed", session)
+        finally:
+            if isinstance(start.failure, BackendStartFailed):
+                logger.warning("%r did not start: %s", session, start.failure)
+                self.circuit.failed(anyio.current_time())
+            self._file(session)
+
+    def _file(self, session: Session) -> None:
+        """File a session whose state has changed, and let the oldest sleepers make room."""
+        for sleeper in self.registry.moved(session):
+            self.end(sleeper, EndReason.EVICTED)
+        if session.state is SessionState.ASLEEP:
+            logger.info("%r sleeps: %s", session, session.stop_reason)
+        elif session.state is SessionState.CLOSED:
+            logger.info("%r ended: %s", session, session.end_reason)
+
+    async def _reap(self) -> None:
+        for turn in itertools.count(1):
+            await anyio.sleep(PERIOD)
+            sessions = self.registry.awake()
+            if turn % SLEEPERS_EVERY == 0:
+                sessions += tuple(self.registry.asleep())
+            now = anyio.current_time()
+            for session, reason in due(sessions, now=now, ages=self.limits.ages):
+                if isinstance(reason, StopReason):
+                    session.stop(reason)
+                else:
+                    self.end(session, reason)

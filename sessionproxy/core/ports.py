@@ -1,0 +1,72 @@
+"""What the core asks of the world outside, as Protocols.
+
+Neighbours: `backends` implement these; `serve` hands them in; `core.relay` implements `Backend`
+for everything that speaks in lines.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+from ..errors import Exit
+from ..wire import Bytes
+from .exchange import Ask, Exchange
+
+
+class Identity(NamedTuple):
+    """What a session is known by. Fixed for its life."""
+
+    route: str
+    owner: str
+    key: str
+    """Tells two conversations of one owner apart; for handshake clients the `Mcp-Session-Id`."""
+
+
+class Backend(Protocol):
+    """A running MCP server that serves one session."""
+
+    def request(self, exchange: Exchange) -> None:
+        """Send its request; the answer comes through `exchange.settle`, perhaps at once."""
+        ...
+
+    def notify(self, method: str, params: Bytes | None) -> None: ...
+
+    def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
+        """Tell the backend that `exchange` is cancelled; `params` are the client's, if any."""
+        ...
+
+    def in_flight(self) -> tuple[Exchange, ...]:
+        """Return the exchanges it has not answered, oldest first."""
+        ...
+
+    async def wait_exit(self) -> Exit:
+        """Return, once it has ended by itself, how. All it said before is then delivered."""
+        ...
+
+
+class Upstream(Protocol):
+    """Where a backend hands what its server sends on its own account."""
+
+    def ask(self, ask: Ask, exchange: Exchange | None) -> None:
+        """Take a request of the server that belongs to `exchange`, if to any."""
+        ...
+
+    def withdraw(self, ask: Ask, params: Bytes | None) -> None:
+        """Take back a request: the server cancelled it, with `params`."""
+        ...
+
+    def notification(
+        self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
+    ) -> None:
+        """Take a notification; `encoded` is the whole message as it may go to the client."""
+        ...
+
+
+class Launcher(Protocol):
+    def launch(
+        self, identity: Identity, label: str, upstream: Upstream
+    ) -> AbstractAsyncContextManager[Backend]:
+        """Start a backend on entry; on exit stop it, bounded and shielded.
+
+        `label` names the session in logs. Raises: BackendStartFailed: on entry.
+        """
+        ...

@@ -1,0 +1,49 @@
+"""Asks sessions that have outstayed a limit to stop or to end.
+
+One pass decides for all (`due`, pure); one loop applies it. The reaper only asks: closing is the
+sessions' own work. Neighbours: `core.manager` runs it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from .session import Session
+from .state import EndReason, SessionState, StopReason
+
+PERIOD: Final = 0.5
+"""Seconds between two passes: an idle backend is asked to stop at most so much too late."""
+
+SLEEPERS_EVERY: Final = 20
+"""Passes after which the sleepers are looked at too: there may be thousands, and no hurry."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ages:
+    """Limits in seconds; None: no such limit."""
+
+    idle: float | None = 300.0
+    """Without a request for so long, a backend stops and its session sleeps."""
+    linger: float | None = 60.0
+    """So long after its client closed its stream and sent nothing more, likewise."""
+    max_age: float | None = None
+    """So long after its opening, a session ends, whatever it does."""
+    session_ttl: float = 86400.0
+    """Asleep for so long, a session ends."""
+
+
+def due(
+    sessions: Iterable[Session], *, now: float, ages: Ages
+) -> Iterator[tuple[Session, StopReason | EndReason]]:
+    """Yield each session to stop or to end at `now`, with the reason."""
+    for session in sessions:
+        if ages.max_age is not None and now - session.opened_at >= ages.max_age:
+            yield session, EndReason.MAX_AGE
+        elif session.state is SessionState.ASLEEP:
+            if now - session.slept_at >= ages.session_ttl:
+                yield session, EndReason.EXPIRED
+        elif session.state is SessionState.READY:
+            if ages.idle is not None and session.idle_for(now) >= ages.idle:
+                yield session, StopReason.IDLE
+            elif ages.linger is not None and session.deserted_for(now) >= ages.linger:
+                yield session, StopReason.DISCONNECTED

@@ -1,0 +1,304 @@
+"""Moves messages between a session and one backend that speaks JSON-RPC, and keeps the ids.
+
+Knows no HTTP and no process: lines go out through a `Transport`, and come in through `receive`.
+Ids and progress tokens are the relay's own towards the backend, so clients may use any, also the
+same one twice. It keeps the table of exchanges in flight, which tells what each message of the
+backend belongs to. Synchronous: a line that arrives wakes its waiter directly.
+
+Neighbours: `backends` compose it with their transport; `core.session` is its upstream.
+"""
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from contextvars import Context
+from typing import Final, Protocol
+
+from .. import wire
+from ..errors import BackendBusy, Exit, InvalidMessage, MalformedMessage, ProxyError, ResultTooLarge
+from ..wire import Bytes, Kind, Message
+from .exchange import Ask, Exchange, Forwarded, Hook, Outcome
+from .ports import Upstream
+
+logger = logging.getLogger(__name__)
+
+METHOD_NOT_FOUND: Final = -32601
+INTERNAL_ERROR: Final = -32603
+"""JSON-RPC 2.0, section 5.1."""
+
+MAX_ASKS: Final = 1000
+"""Requests of one backend that wait for its client; the next one is refused."""
+
+MAX_TASK_TOKENS: Final = 256
+"""Progress tokens kept for tasks whose request is already answered; the oldest goes first."""
+
+
+class Transport(Protocol):
+    """Carries whole messages to a backend, in order."""
+
+    def send(self, message: bytes) -> None:
+        """Take one message without its line end. Does not block.
+
+        Raises: BackendBusy: the backend does not read, and the buffer is full.
+        """
+        ...
+
+    async def wait_exit(self) -> Exit: ...
+
+
+class Relay:
+    """A `Backend` over a transport. Entered into service by the launcher that makes it."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        upstream: Upstream,
+        *,
+        hooks: Sequence[Hook] = (),
+        tally: Counter[str] | None = None,
+        label: str = "",
+    ) -> None:
+        self._transport = transport
+        self._upstream = upstream
+        self._hooks = tuple(hooks)
+        self._tally = tally if tally is not None else Counter()
+        self._label = label
+        self._context = Context()
+        # Changes with every message.
+        self._last_id = 0
+        self._in_flight: dict[int, Exchange] = {}
+        self._asks: dict[bytes, Ask] = {}
+        self._task_tokens: OrderedDict[int, bytes] = OrderedDict()
+
+    # -- towards the backend ---------------------------------------------------------------------
+
+    def request(self, exchange: Exchange) -> None:
+        """Send it under an id of our own; a failure to do so settles it."""
+        self._last_id += 1
+        exchange.backend_id = backend_id = self._last_id
+        params = exchange.params
+        if params is not None and wire.carries_progress_token(params):
+            params = self._take_token(exchange, params)
+        if self._hooks:
+            self._show(Forwarded(True, "request", exchange.method, exchange.params, exchange))
+        self._in_flight[backend_id] = exchange
+        try:
+            self._transport.send(
+                wire.encode_request(b"%d" % backend_id, exchange.method, params)
+            )
+        except BackendBusy as error:
+            del self._in_flight[backend_id]
+            exchange.settle(Outcome(failure=error))
+
+    def _take_token(self, exchange: Exchange, params: Bytes) -> Bytes:
+        """Return `params` with our own token (the id, which is unique) in place of the client's."""
+        found = wire.with_progress_token(params, b"%d" % exchange.backend_id)
+        if found is None:
+            return params
+        params, exchange.client_token, exchange.is_task = found
+        return params
+
+    def notify(self, method: str, params: Bytes | None) -> None:
+        if self._hooks:
+            self._show(Forwarded(True, "notification", method, params, None))
+        self._send(wire.encode_notification(method, params))
+
+    def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
+        """Tell the backend, under the id it knows. A late answer of it is then dropped."""
+        if self._in_flight.pop(exchange.backend_id, None) is None:
+            return
+        fields: dict[str, Bytes] = {**wire.members(params)}
+        fields["requestId"] = b"%d" % exchange.backend_id
+        self.notify("notifications/cancelled", wire.rebuilt(fields))
+
+    def _answer_ask(self, key: bytes, ask: Ask, exchange: Exchange | None, outcome: Outcome) -> None:
+        self._asks.pop(key, None)
+        if self._hooks:
+            shown = Forwarded.answer(to_backend=True, method=ask.method, outcome=outcome, of=exchange)
+            self._show(shown)
+        if outcome.failure is not None:
+            self._send(wire.encode_error(INTERNAL_ERROR, str(outcome.failure), request_id=key))
+        else:
+            self._send(wire.encode_answer(key, result=outcome.result, error=outcome.error))
+
+    def _send(self, message: bytes) -> None:
+        """Send what nobody waits for an answer to; without room for it, it is lost and counted."""
+        try:
+            self._transport.send(message)
+        except BackendBusy:
+            self._count("backend_busy")
+
+    # -- from the backend ------------------------------------------------------------------------
+
+    def receive(self, line: bytes, via: Exchange | None = None) -> None:
+        """Take one line. `via`: the exchange on whose own stream it came, where there is such."""
+        try:
+            message = wire.decode(line)
+            kind = message.kind
+            if kind is Kind.RESPONSE:
+                self._answered(message)
+            elif kind is Kind.REQUEST:
+                self._asked(message, via)
+            else:
+                self._notified(message, line, via)
+        except (MalformedMessage, InvalidMessage) as error:
+            if line[:1] == b"[":
+                self._receive_batch(line, via)
+            else:
+                self._garbage(line, error)
+
+    def _receive_batch(self, line: bytes, via: Exchange | None) -> None:
+        """Take the messages of a batch (2025-03-26 basic/transports#stdio) one by one."""
+        try:
+            messages = wire.split_batch(line)
+        except (MalformedMessage, InvalidMessage) as error:
+            self._garbage(line, error)
+            return
+        for message in messages:
+            self.receive(message, via)
+
+    def receive_oversize(self, line: wire.Oversize, limit: int) -> None:
+        """Take what was kept of a line longer than `limit` bytes: its call fails alone."""
+        self._count("line_too_long")
+        backend_id = wire.sniff_response_id(line.head, line.tail)
+        exchange = None if backend_id is None else self._in_flight.pop(backend_id, None)
+        logger.warning("%s: a line of more than %d bytes was discarded", self._label, limit)
+        if exchange is not None:
+            failure = ResultTooLarge(f"The result was larger than {limit} bytes and was discarded.")
+            exchange.settle(Outcome(failure=failure))
+
+    def _answered(self, message: Message) -> None:
+        raw = bytes(message.id) if message.id is not wire.UNSET else b""
+        exchange = self._in_flight.pop(int(raw), None) if raw.isdigit() else None
+        if exchange is None:
+            self._count("unmatched_response")
+            return
+        if exchange.is_task and exchange.client_token is not None:
+            self._keep_task_token(exchange.backend_id, exchange.client_token)
+        outcome = Outcome(*message.outcome())
+        if self._hooks:
+            shown = Forwarded.answer(
+                to_backend=False, method=exchange.method, outcome=outcome, of=exchange
+            )
+            self._show(shown)
+        exchange.settle(outcome)
+
+    def _keep_task_token(self, token: int, client_token: bytes) -> None:
+        self._task_tokens[token] = client_token
+        if len(self._task_tokens) > MAX_TASK_TOKENS:
+            self._task_tokens.popitem(last=False)
+
+    def _asked(self, message: Message, via: Exchange | None) -> None:
+        key = message.request_id()
+        method = str(message.method)
+        if method == "ping":
+            # Answered here, at once: a backend that pings wants to know about its peer.
+            self._send(wire.encode_result(key, b"{}"))
+            return
+        params = message.object_params()
+        exchange = via or self._likely_exchange()
+        ask = Ask(method, params, lambda outcome: self._answer_ask(key, ask, exchange, outcome))
+        if key in self._asks or len(self._asks) >= MAX_ASKS:
+            self._count("ask_refused")
+            text = "too many requests wait for the client, or one with this id"
+            self._send(wire.encode_error(INTERNAL_ERROR, text, request_id=key))
+            return
+        self._asks[key] = ask
+        if self._hooks:
+            self._show(Forwarded(False, "request", method, params, exchange))
+        self._upstream.ask(ask, exchange)
+
+    def _notified(self, message: Message, line: bytes, via: Exchange | None) -> None:
+        method = str(message.method)
+        params = message.object_params()
+        if method == "notifications/progress":
+            self._progressed(params)
+            return
+        if method == "notifications/cancelled":
+            self._withdrawn(params)
+            return
+        exchange = via or self._likely_exchange()
+        if self._hooks:
+            self._show(Forwarded(False, "notification", method, params, exchange))
+        self._upstream.notification(method, params, bytes(wire.on_one_line(line)), exchange)
+
+    def _progressed(self, params: Bytes | None) -> None:
+        """Pass progress on under the client's own token; an unknown token's is dropped."""
+        found = wire.progress_of(params)
+        if found is None:
+            self._count("progress_without_token")
+            return
+        token, progress, fields = found
+        exchange = self._in_flight.get(token)
+        client_token = exchange.client_token if exchange else self._task_tokens.get(token)
+        if client_token is None or (exchange is not None and progress < exchange.progress):
+            self._count("progress_dropped")
+            return
+        if exchange is not None:
+            exchange.progress = progress
+        body = wire.rebuilt({**fields, "progressToken": client_token})
+        method = "notifications/progress"
+        if self._hooks:
+            self._show(Forwarded(False, "notification", method, body, exchange))
+        self._upstream.notification(
+            method, body, wire.encode_notification(method, body), exchange
+        )
+
+    def _withdrawn(self, params: Bytes | None) -> None:
+        """Take back a request of the backend that it has cancelled."""
+        named = wire.cancelled_request_id(params)
+        ask = None if named is None else self._asks.pop(named[0], None)
+        if ask is None:
+            self._count("unmatched_cancellation")
+            return
+        self._upstream.withdraw(ask, params)
+
+    def _likely_exchange(self) -> Exchange | None:
+        """Return the only exchange in flight, else the newest that a client reads, else the newest.
+
+        A message on a pipe names no request it belongs to (progress does, by its token).
+        """
+        if not self._in_flight:
+            return None
+        newest: Exchange | None = None
+        for exchange in reversed(self._in_flight.values()):
+            if exchange.sink.attached:
+                return exchange
+            newest = newest or exchange
+        return newest
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def in_flight(self) -> tuple[Exchange, ...]:
+        return tuple(self._in_flight.values())
+
+    def fail_all(self, failure: ProxyError) -> None:
+        """Settle everything in flight with `failure`, and forget the backend's own requests."""
+        exchanges, self._in_flight = self.in_flight(), {}
+        asks, self._asks = tuple(self._asks.values()), {}
+        for ask in asks:  # first, while the streams they went out on are open
+            self._upstream.withdraw(ask, None)
+        for exchange in exchanges:
+            exchange.settle(Outcome(failure=failure))
+
+    async def wait_exit(self) -> Exit:
+        return await self._transport.wait_exit()
+
+    # -- what is seen and counted ----------------------------------------------------------------
+
+    def _show(self, message: Forwarded) -> None:
+        """Run the hooks in the context of the exchange that the message belongs to."""
+        context = message.exchange.context if message.exchange is not None else self._context
+        for hook in self._hooks:
+            try:
+                context.run(hook, message)
+            except Exception:  # noqa: BLE001 - a hook is not ours: it must not stop a message
+                logger.exception("%s: a hook failed on %s", self._label, message.method)
+
+    def _garbage(self, line: bytes, error: ProxyError) -> None:
+        self._count("garbage_line")
+        if self._tally["garbage_line"] <= 100:
+            logger.warning("%s: dropped a line (%s): %.80r", self._label, error, line[:80])
+
+    def _count(self, name: str) -> None:
+        self._tally[name] += 1

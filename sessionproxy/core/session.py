@@ -1,0 +1,473 @@
+"""One conversation, and the backend that it owns while it is awake.
+
+A session is opened and found by `core.manager`, lent to requests as leases, and moved by three
+verbs: `live` runs one backend's life and is its only owner of cleanup; everyone else asks, with
+`stop` (the backend ends, the session sleeps) or `end` (both are over).
+
+Neighbours: `core.relay` hands it what the backend sends; the frontend's exchanges and client port
+take it from there.
+"""
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import anyio
+
+from .. import wire
+from ..errors import (
+    BackendGone,
+    BackendStartFailed,
+    Exit,
+    InitializeRefused,
+    ProxyError,
+    RequestCancelled,
+    SessionEnded,
+    SessionNotFound,
+)
+from ..wire import Bytes, Remembers
+from .admission import Admission
+from .binding import label_of
+from .deadlines import CallLimit
+from .exchange import Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
+from .ports import Backend, Identity, Launcher
+from .state import EndReason, SessionState, StopReason, advance
+
+MAX_SUBSCRIPTIONS: Final = 1000
+"""Subscriptions remembered for waking; the oldest is forgotten first."""
+
+SILENT_CALLS: Final = 3
+"""Calls in a row that run into the call limit, after which the backend is stopped."""
+
+
+class Opening(NamedTuple):
+    """What the client opened its session with; enough to open it again."""
+
+    params: bytes
+    """Of `initialize`, as the client wrote them."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it keeps in memory, about."""
+        return len(self.params)
+
+
+class Loss(NamedTuple):
+    """That the state a client built up is gone, and why."""
+
+    at: float
+    """On the event loop's clock, seconds."""
+    reason: StopReason
+    idle_for: float
+    """Seconds without a request before it."""
+    exit: Exit | None
+
+
+class Start:
+    """One attempt to get a backend running; all who wait for it share it."""
+
+    __slots__ = ("answer", "failure", "queued", "settled", "waiters")
+
+    def __init__(self) -> None:
+        self.settled = anyio.Event()
+        self.failure: ProxyError | None = None
+        self.answer: Outcome | None = None
+        """Of `initialize`, once the backend gave one."""
+        self.queued = True
+        self.waiters = 0
+
+
+@dataclass(slots=True)
+class Memory:
+    """What was set up by requests, to be replayed when the session wakes."""
+
+    log_level: Bytes | None = None
+    subscriptions: dict[bytes, Bytes] = field(default_factory=dict[bytes, Bytes])
+
+    def note(self, kind: Remembers, params: Bytes | None) -> None:
+        kept = bytes(params) if params is not None else b"{}"
+        uri = bytes(wire.members(kept).get("uri", b""))
+        if kind is Remembers.LOG_LEVEL:
+            self.log_level = kept
+        elif kind is Remembers.UNSUBSCRIBE:
+            self.subscriptions.pop(uri, None)
+        else:
+            self.subscriptions[uri] = kept
+            if len(self.subscriptions) > MAX_SUBSCRIPTIONS:
+                del self.subscriptions[next(iter(self.subscriptions))]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.subscriptions)) * 2 + len(bytes(self.log_level or b""))
+
+
+class _Handshake:
+    """Where the answer to our `initialize` goes; what comes before it goes to the opener."""
+
+    def __init__(self, opener: ReplySink | None, client: ClientPort) -> None:
+        self._to: ReplySink | ClientPort = opener or client
+        self.attached = True
+        self.answered = anyio.Event()
+
+    def message(self, message: Outbound) -> None:
+        self._to.message(message)
+
+    def settled(self, exchange: Exchange) -> None:
+        self.answered.set()
+
+
+class Session:
+    """A conversation of one client. Its states are in `core.state`."""
+
+    __slots__ = (
+        "_asks",
+        "_backend",
+        "_call_limit",
+        "_last_ask",
+        "_leases",
+        "_opener",
+        "_scope",
+        "_silent_calls",
+        "client",
+        "end_reason",
+        "idle_since",
+        "identity",
+        "keeps_id",
+        "label",
+        "loss",
+        "memory",
+        "opened_at",
+        "opening",
+        "slept_at",
+        "start",
+        "state",
+        "stop_reason",
+        "stopped",
+        "version",
+    )
+
+    def __init__(
+        self,
+        identity: Identity,
+        opening: Opening,
+        client: ClientPort,
+        *,
+        opener: ReplySink | None = None,
+        keeps_id: bool = True,
+        call_limit: CallLimit | None = None,
+    ) -> None:
+        """`opener` takes what the backend sends before it has answered `initialize`.
+
+        `keeps_id`: whether the session outlives its backend, asleep.
+        """
+        # Fixed for life.
+        self.identity = identity
+        self.label = label_of(identity)
+        self.opening = opening
+        self.client = client
+        self.keeps_id = keeps_id
+        self.opened_at = anyio.current_time()
+        self._call_limit = call_limit
+        # Moves with each life of a backend.
+        self.state = SessionState.STARTING
+        self.start = Start()
+        self.stopped = self.start.settled  # replaced with every stop
+        self.stop_reason: StopReason | None = None
+        self.end_reason: EndReason | None = None
+        self.loss: Loss | None = None
+        self.slept_at = math.inf
+        self.version: str | None = None
+        """The revision that was negotiated; None until a backend has answered `initialize`."""
+        self._opener = opener
+        self._scope = anyio.CancelScope()
+        self._backend: Backend | None = None
+        # Changes with every request.
+        self.memory = Memory()
+        self.idle_since = self.opened_at
+        self._leases = 0
+        self._silent_calls = 0
+        self._last_ask = 0
+        self._asks: dict[int, Ask] = {}
+
+    def __repr__(self) -> str:
+        return f"<Session {self.label} {self.state.value} leases={self._leases}>"
+
+    # -- its life --------------------------------------------------------------------------------
+
+    async def live(
+        self, admission: Admission, launcher: Launcher, *, start_timeout: float
+    ) -> None:
+        """Take a place, run one backend until it ends or is asked to, and stop it.
+
+        Returns with the session asleep or closed. Never raises a `ProxyError`: those who wait
+        for the start are given it. `start_timeout`: seconds from the launch to the answer.
+        """
+        failure: ProxyError | None = None
+        try:
+            with self._scope:
+                async with admission.place(self.identity.owner) as place:
+                    self.start.queued = False
+                    async with launcher.launch(self.identity, self.label, self) as backend:
+                        await self._initialize(backend, start_timeout)
+                        place.started()
+                        self._became_ready()
+                        how = await backend.wait_exit()
+                        self.stop(StopReason.BACKEND_EXIT, how)
+        except ProxyError as error:
+            failure = error
+        finally:  # no awaits here
+            self._backend = None
+            self._settle(failure)
+
+    async def _initialize(self, backend: Backend, timeout: float) -> None:
+        """Open the conversation with the backend, or open it again.
+
+        Raises:
+            BackendStartFailed: no answer in time, or the backend ended.
+            InitializeRefused: it answered with an error.
+        """
+        self._backend = backend
+        sink = _Handshake(self._opener, self.client)
+        exchange = Exchange("initialize", self.opening.params, client_id=b"0", sink=sink)
+        backend.request(exchange)
+        with anyio.move_on_after(timeout) as scope:
+            await sink.answered.wait()
+        if scope.cancelled_caught or exchange.outcome is None:
+            raise BackendStartFailed(f"The backend did not answer initialize in {timeout:g} s.")
+        self.start.answer = answer = exchange.outcome
+        if answer.failure is not None:
+            how = answer.failure.exit if isinstance(answer.failure, BackendGone) else None
+            raise BackendStartFailed(f"The backend did not start: {answer.failure}", how)
+        if answer.result is None:
+            raise InitializeRefused("The backend refused initialize.", bytes(answer.error or b"{}"))
+        if self.version is not None:
+            self._resume(backend)
+        self.version = wire.text_member(answer.result, "protocolVersion") or ""
+
+    def _resume(self, backend: Backend) -> None:
+        """Bring a fresh backend to where the client believes it is."""
+        backend.notify("notifications/initialized", None)
+        if self.memory.log_level is not None:
+            self._replay(backend, "logging/setLevel", self.memory.log_level)
+        for params in tuple(self.memory.subscriptions.values()):
+            self._replay(backend, "resources/subscribe", params)
+
+    def _replay(self, backend: Backend, method: str, params: Bytes) -> None:
+        sink = _Handshake(None, self.client)  # its answer is of no interest
+        backend.request(Exchange(method, params, client_id=b"0", sink=sink))
+
+    def _became_ready(self) -> None:
+        self.state = advance(self.state, SessionState.READY)
+        self.stop_reason = None
+        self.idle_since = anyio.current_time()
+        self._silent_calls = 0
+        self._opener = None
+        self.start.settled.set()
+
+    def _settle(self, failure: ProxyError | None) -> None:
+        """Move on once the backend is gone. Every way out of `live` comes by here."""
+        if self.state is SessionState.STARTING:
+            failure = failure or BackendStartFailed("The start was cut off.")
+            if self.version is None:
+                self.end(EndReason.START_FAILED)
+            else:
+                self.stop(StopReason.START_FAILED)
+        elif self.state is SessionState.READY:
+            self.end(EndReason.SHUTDOWN)
+        if self.state is SessionState.STOPPING and not self.keeps_id:
+            self.end(EndReason.BACKEND_LOST)
+        self.start.failure = failure
+        if self.state is SessionState.STOPPING:
+            self.state = advance(self.state, SessionState.ASLEEP)
+            self.slept_at = anyio.current_time()
+        else:
+            self.state = advance(self.state, SessionState.CLOSED)
+        self.start.settled.set()
+        self.stopped.set()
+
+    def wake(self) -> Start:
+        """Leave `ASLEEP` for a new start, which the caller runs with `live`."""
+        self.state = advance(self.state, SessionState.STARTING)
+        self.start = Start()
+        self._scope = anyio.CancelScope()
+        return self.start
+
+    def stop(self, reason: StopReason, how: Exit | None = None) -> None:
+        """Ask its backend to stop; the session goes to sleep. Idempotent: the first reason counts.
+
+        `how`: how the backend ended, where it did so by itself.
+        """
+        if self.state not in (SessionState.STARTING, SessionState.READY):
+            return
+        if self.state is SessionState.READY:
+            now = anyio.current_time()
+            self.loss = Loss(now, reason, max(0.0, now - self.idle_since), how)
+        self.stop_reason = reason
+        self.stopped = anyio.Event()
+        self.state = advance(self.state, SessionState.STOPPING)
+        self._fail_in_flight(BackendGone(f"The backend was stopped: {reason}.", how))
+        self._scope.cancel()
+
+    def end(self, reason: EndReason) -> None:
+        """Ask it to be over. Idempotent: the first reason given is the one kept."""
+        if self.end_reason is not None:
+            return
+        self.end_reason = reason
+        asleep = self.state is SessionState.ASLEEP
+        self.state = advance(self.state, SessionState.ENDING)
+        self._fail_in_flight(SessionEnded(f"The session ended: {reason}."))
+        self.client.close()
+        if asleep:  # nothing is left to stop
+            self.state = advance(self.state, SessionState.CLOSED)
+        else:
+            self._scope.cancel()
+
+    def _fail_in_flight(self, failure: ProxyError) -> None:
+        if self._backend is not None:
+            for exchange in self._backend.in_flight():
+                exchange.settle(Outcome(failure=failure))
+        for ask in tuple(self._asks.values()):
+            self.withdraw(ask, None)
+
+    # -- what the client sends -------------------------------------------------------------------
+
+    @contextmanager
+    def lease(self) -> Generator[Backend]:
+        """Hold the session for a moment; while any lease is held it is not idle.
+
+        Raises:
+            SessionNotFound: it grants no leases.
+        """
+        if self.state is not SessionState.READY or self._backend is None:
+            raise SessionNotFound(f"{self!r} grants no leases")
+        self._leases += 1
+        try:
+            yield self._backend
+        finally:
+            self._give_back()
+
+    def request(self, exchange: Exchange) -> None:
+        """Pass a request on. It holds a lease until it is settled, whoever still waits for it.
+
+        Raises: SessionNotFound: the session grants no leases.
+        """
+        backend = self._backend
+        if self.state is not SessionState.READY or backend is None:
+            raise SessionNotFound(f"{self!r} grants no leases")
+        self._leases += 1
+        exchange.holder = self
+        if self._call_limit is not None:
+            self._call_limit.watch(exchange, self.ran_out)
+        backend.request(exchange)
+
+    def returned(self, exchange: Exchange) -> None:
+        """Take back the lease of an exchange that was settled."""
+        if self._call_limit is not None:
+            self._call_limit.forget(exchange)
+        outcome = exchange.outcome
+        if outcome is not None and outcome.failure is None:
+            self._silent_calls = 0
+            if exchange.treatment.remembers is not None and outcome.result is not None:
+                self.memory.note(exchange.treatment.remembers, exchange.params)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self._leases -= 1
+        self.idle_since = anyio.current_time()
+
+    def ran_out(self, exchange: Exchange, failure: ProxyError) -> None:
+        """Fail a call that took longer than the call limit; stop a backend that makes a habit."""
+        if self._backend is not None:
+            self._backend.cancel(exchange, b'{"reason":"call limit"}')
+        exchange.settle(Outcome(failure=failure))
+        self._silent_calls += 1
+        if self._silent_calls >= SILENT_CALLS:
+            self.stop(StopReason.SILENT)
+
+    def notify(self, method: str, params: Bytes | None) -> None:
+        """Pass a notification on; without a backend that listens it is dropped."""
+        if self.state is not SessionState.READY:
+            return
+        with self.lease() as backend:
+            if method == "notifications/cancelled":
+                self._cancel(backend, params)
+            else:
+                backend.notify(method, params)
+
+    def _cancel(self, backend: Backend, params: Bytes | None) -> None:
+        """Cancel the exchange that the client's id names; an id that names two cancels none."""
+        named = wire.cancelled_request_id(params)
+        if named is None:
+            return
+        key = wire.id_value(named[0])
+        found = [e for e in backend.in_flight() if wire.id_value(e.client_id) == key]
+        if len(found) == 1 and not found[0].treatment.uncancellable:
+            backend.cancel(found[0], params)
+            found[0].settle(Outcome(failure=RequestCancelled("The request was cancelled.")))
+
+    def answer(self, client_id: bytes, outcome: Outcome) -> bool:
+        """Hand the client's answer to the request it answers; False where there is none such."""
+        ask = self._asks.pop(int(client_id), None) if client_id.isdigit() else None
+        if ask is None:
+            return False
+        self.idle_since = anyio.current_time()
+        ask.answer(outcome)
+        return True
+
+    # -- what the backend sends ------------------------------------------------------------------
+
+    def ask(self, ask: Ask, exchange: Exchange | None) -> None:
+        self._last_ask += 1
+        ask.client_id = self._last_ask
+        ask.sink = self._sink(exchange)
+        self._asks[ask.client_id] = ask
+        data = wire.encode_request(b"%d" % ask.client_id, ask.method, ask.params)
+        ask.sink.message(Outbound(data, ask=ask))
+
+    def withdraw(self, ask: Ask, params: Bytes | None) -> None:
+        """Tell the client that a request needs no answer any more."""
+        ask.withdraw()
+        if self._asks.pop(ask.client_id, None) is None or ask.sink is None:
+            return
+        fields: dict[str, Bytes] = {**wire.members(params), "requestId": b"%d" % ask.client_id}
+        if params is None:
+            fields["reason"] = b'"the backend is gone"'
+        note = wire.encode_notification("notifications/cancelled", wire.rebuilt(fields))
+        ask.sink.message(Outbound(note))
+
+    def notification(
+        self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
+    ) -> None:
+        treatment = wire.method_of(method)
+        sink = self._sink(None if treatment.unrelated and self.client.listening else exchange)
+        sink.message(Outbound(encoded, droppable=treatment.droppable))
+
+    def _sink(self, exchange: Exchange | None) -> ReplySink | ClientPort:
+        """Return the stream a message goes out on: one only, and one that is read if possible."""
+        if exchange is None or (not exchange.sink.attached and self.client.listening):
+            return self.client
+        return exchange.sink
+
+    # -- what the reaper looks at ----------------------------------------------------------------
+
+    @property
+    def leases(self) -> int:
+        return self._leases
+
+    def idle_for(self, now: float) -> float:
+        """Seconds since the last lease was returned; `-inf` while one is held."""
+        return -math.inf if self._leases else now - self.idle_since
+
+    def deserted_for(self, now: float) -> float:
+        """Seconds since its client closed its stream and sent nothing; `-inf` where it did not."""
+        left_at = self.client.left_at
+        if left_at is None or self._leases:
+            return -math.inf
+        return now - max(left_at, self.idle_since)
+
+    @property
+    def size(self) -> int:
+        """Bytes it keeps in memory while it is asleep, about."""
+        return self.opening.size + self.memory.size

@@ -1,0 +1,1 @@
+"""Handshake <-> modern, as wrappers around a backend. Empty until the modern era is served."""

@@ -1,0 +1,255 @@
+"""Every failure the proxy raises on purpose, sorted by who must act on it.
+
+Neighbours: raised by `wire`, `core`, `http` and `backends`; given a status and a JSON-RPC code
+only in `frontend.problems`; counted under `reason`. Imports nothing of ours.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class ProxyError(Exception):
+    """Raise a leaf class: its type decides the answer, its message is one plain sentence."""
+
+    reason: ClassVar[str]
+    """Metric label, log field and `kind` of a fault, lower_snake. Part of the public surface."""
+
+
+class FrontendError(ProxyError):
+    """The caller must act. Logged at INFO, without a traceback."""
+
+
+class BackendError(ProxyError):
+    """The operator must act. Logged at WARNING, with how the backend ended."""
+
+    executed: ClassVar[bool | None] = None
+    """Whether the request ran: False where it certainly did not, None where nobody knows."""
+
+
+class ConfigError(Exception):
+    """A setting, flag or command is wrong; the message names it and what is allowed.
+
+    Raised before anything is started, so it is no answer to a client: the command line prints
+    it as one line and exits with 2.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a backend ended. `code` and `signal` are None where the end has no such number."""
+
+    code: int | None = None
+    signal: str | None = None
+    detail: str = ""
+    """Why, where neither code nor signal tells: `closed its output`."""
+    stderr: tuple[str, ...] = ()
+    """Its last lines on stderr, oldest first."""
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            return f"killed by {self.signal}"
+        if self.code is not None:
+            return f"exit status {self.code}"
+        return self.detail or "ended"
+
+
+# -- what the caller sent ----------------------------------------------------------------------
+
+
+class MalformedMessage(FrontendError):
+    """Not JSON, not UTF-8, or nested too deep."""
+
+    reason = "malformed_message"
+
+
+class InvalidMessage(FrontendError):
+    """JSON, but not a JSON-RPC message that the revision allows here."""
+
+    reason = "invalid_message"
+
+
+class BodyTooLarge(FrontendError):
+    reason = "body_too_large"
+
+
+class BodyTimeout(FrontendError):
+    """The body did not arrive within the read deadline."""
+
+    reason = "body_timeout"
+
+
+class UnsupportedMediaType(FrontendError):
+    """The Content-Type is not `application/json`, or the Content-Encoding not `identity`."""
+
+    reason = "unsupported_media_type"
+
+
+class NotAcceptable(FrontendError):
+    """The Accept header excludes what the endpoint has to answer with."""
+
+    reason = "not_acceptable"
+
+
+class MethodNotAllowed(FrontendError):
+    reason = "method_not_allowed"
+
+
+class UnknownPath(FrontendError):
+    reason = "unknown_path"
+
+
+class ConflictingHeaders(FrontendError):
+    """A header that decides where a request goes was sent twice."""
+
+    reason = "conflicting_headers"
+
+
+class HostRefused(FrontendError):
+    """The Host header names no host this proxy answers for (DNS rebinding)."""
+
+    reason = "host_refused"
+
+
+class OriginRefused(FrontendError):
+    """The Origin header is not allowed."""
+
+    reason = "origin_refused"
+
+
+class ForwardedRefused(FrontendError):
+    """It came through another proxy, which would make everybody the local owner."""
+
+    reason = "forwarded_refused"
+
+
+class UnsupportedVersion(FrontendError):
+    """The MCP-Protocol-Version header names a revision that is not spoken here."""
+
+    reason = "unsupported_version"
+
+
+class MissingSessionId(FrontendError):
+    reason = "missing_session_id"
+
+
+class AlreadyInitialized(FrontendError):
+    """`initialize` on a session that has been initialised."""
+
+    reason = "already_initialized"
+
+
+class StreamNotKept(FrontendError):
+    """`Last-Event-ID` names a stream that ended too long ago to be replayed."""
+
+    reason = "stream_not_kept"
+
+
+# -- which session ------------------------------------------------------------------------------
+
+
+class SessionNotFound(FrontendError):
+    """Unknown, ended, or another caller's: one answer, so ids cannot be probed."""
+
+    reason = "session_not_found"
+
+
+class SessionEnded(FrontendError):
+    """The session was ended while the request was in flight."""
+
+    reason = "session_ended"
+
+
+class RequestCancelled(FrontendError):
+    """The caller cancelled the request itself."""
+
+    reason = "request_cancelled"
+
+
+class _TryLater(FrontendError):
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        """`retry_after`: seconds after which another try makes sense."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class AtCapacity(_TryLater):
+    """A limit is full and the queue too, or it took too long; nothing was started."""
+
+    reason = "at_capacity"
+
+
+class Draining(_TryLater):
+    """The proxy is shutting down and takes nothing new."""
+
+    reason = "draining"
+
+
+class RouteResting(_TryLater):
+    """The backend failed to start several times; it rests before the next try."""
+
+    reason = "route_resting"
+
+
+# -- the backend ---------------------------------------------------------------------------------
+
+
+class BackendStartFailed(BackendError):
+    """It could not be launched, or did not answer `initialize` in time."""
+
+    reason = "backend_start_failed"
+    executed = False
+
+    def __init__(self, message: str, exit: Exit | None = None) -> None:
+        super().__init__(message)
+        self.exit = exit
+
+
+class InitializeRefused(BackendError):
+    """It answered `initialize` with a JSON-RPC error, which goes to the client as it is."""
+
+    reason = "initialize_refused"
+    executed = False
+
+    def __init__(self, message: str, error: bytes) -> None:
+        super().__init__(message)
+        self.error = error
+
+
+class BackendGone(BackendError):
+    """It ended while requests were waiting on it."""
+
+    reason = "backend_gone"
+
+    def __init__(self, message: str, exit: Exit | None = None) -> None:
+        super().__init__(message)
+        self.exit = exit
+
+
+class BackendSilent(BackendError):
+    """It did not answer within the call limit."""
+
+    reason = "backend_silent"
+
+
+class BackendBusy(BackendError):
+    """It does not read its input, and the buffer in front of it is full."""
+
+    reason = "backend_busy"
+    executed = False
+
+
+class ResultTooLarge(BackendError):
+    """Its answer was longer than `max_line` and was discarded."""
+
+    reason = "result_too_large"
+
+
+class StateLost(BackendError):
+    """The backend that held the session's state is gone; a fresh one is ready."""
+
+    reason = "state_lost"
+    executed = False
+
+
+class IllegalTransition(RuntimeError):
+    """A bug of ours. No `except` names it."""

@@ -1,0 +1,56 @@
+"""`/healthz` and `/readyz`: whether the process answers, and whether it takes new sessions.
+
+No ids and no owners here: anybody may ask. Neighbours: `serve` puts it beside the endpoint.
+"""
+
+from collections.abc import Callable
+
+import anyio
+import msgspec
+
+from ..core.manager import SessionManager
+from ..errors import MethodNotAllowed, ProxyError
+from ..http import Guard, read_headers
+from ..http.request import Receive, Scope, Send
+from . import problems
+from .connection import Connection
+
+
+class Health:
+    """Two pages of JSON. `facts` are added to `/readyz` as they are when it is asked."""
+
+    def __init__(
+        self, manager: SessionManager, guard: Guard, facts: Callable[[], dict[str, object]]
+    ) -> None:
+        self._manager = manager
+        self._guard = guard
+        self._facts = facts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = Connection(receive, send)
+        try:
+            self._guard.check(read_headers(scope))
+            if scope["method"] not in ("GET", "HEAD"):
+                raise MethodNotAllowed("only GET and HEAD")
+            status, body = self._page(scope["path"])
+            await connection.page(status, msgspec.json.encode(body))
+        except ProxyError as error:
+            await connection.problem(problems.http_problem(error))
+
+    def _page(self, path: str) -> tuple[int, dict[str, object]]:
+        if path.endswith("/healthz"):
+            return 200, {"status": "ok"}
+        status = self._status()
+        body = {
+            "status": status,
+            "sessions": len(self._manager.registry),
+            "backends": self._manager.admission.running,
+            "queued": self._manager.admission.queued,
+            **self._facts(),
+        }
+        return 200 if status == "ready" else 503, body
+
+    def _status(self) -> str:
+        if self._manager.draining:
+            return "draining"
+        return "resting" if self._manager.circuit.rests(anyio.current_time()) else "ready"

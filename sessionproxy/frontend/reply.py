@@ -1,0 +1,115 @@
+"""What one POST is answered with: JSON, or a stream if anything comes before the answer.
+
+Which of the two is decided as late as possible. Neighbours: `core` settles the exchanges whose
+sink this is; `frontend.endpoint` waits for it and writes.
+"""
+
+import asyncio
+
+from .. import wire
+from ..core.exchange import Exchange, Outbound, Outcome
+from ..core.session import Loss
+from ..errors import ProxyError
+from . import problems
+from .loss import annotated
+from .stream import KEPT_SECONDS, EventStream, Streams
+
+class Reply:
+    """The answer to a POST with one request, or a batch of them. A `ReplySink`."""
+
+    __slots__ = (
+        "_answers", "_batch", "_expose_stderr", "_loop", "_open", "_streams", "_waiter",
+        "loss", "problem", "stream",
+    )  # fmt: skip
+
+    def __init__(
+        self, streams: Streams, *, expose_stderr: bool, requests: int = 1, batch: bool = False
+    ) -> None:
+        self._streams = streams
+        self._expose_stderr = expose_stderr
+        self._loop = asyncio.get_running_loop()
+        self._open = requests
+        self._batch = batch
+        self._answers: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self.stream: EventStream | None = None
+        """Where it goes on, once it is decided to be a stream."""
+        self.problem: ProxyError | None = None
+        """What is answered by HTTP status instead."""
+        self.loss: Loss | None = None
+        """A loss of state that is to be noted on its results."""
+
+    @property
+    def attached(self) -> bool:
+        return self.stream is None or self.stream.attached
+
+    # -- what comes --------------------------------------------------------------------------------
+
+    def message(self, message: Outbound) -> None:
+        self.commit().put(message)
+
+    def settled(self, exchange: Exchange) -> None:
+        outcome = exchange.outcome or Outcome()
+        if self.loss is not None and outcome.result is not None:
+            result = annotated(
+                outcome.result, self.loss, self._loop.time(), tool=exchange.treatment.tool
+            )
+            outcome = Outcome(result=result)
+        self._answered(problems.rpc_answer(exchange, outcome, expose_stderr=self._expose_stderr))
+
+    def fail(self, exchange: Exchange, error: ProxyError) -> None:
+        """Answer a request that never got to a backend."""
+        if self.stream is None and not problems.in_band(error) and not self._batch:
+            self.problem = error
+            self._wake()
+        else:
+            exchange.settle(Outcome(failure=error))
+
+    def _answered(self, answer: bytes) -> None:
+        self._open -= 1
+        if self.stream is None:
+            self._answers.append(answer)
+            if not self._open:
+                self._wake()
+        elif self._open:
+            self.stream.put(Outbound(answer))
+        else:
+            self.stream.end(Outbound(answer))
+            self._loop.call_later(KEPT_SECONDS, self._streams.forget, self.stream)
+
+    def commit(self) -> EventStream:
+        """Decide for a stream, unless that is decided already; the answer can no more be JSON."""
+        if self.stream is None:
+            self.stream = self._streams.open_reply()
+            for answer in self._answers:
+                self.stream.put(Outbound(answer))
+            self._wake()
+        return self.stream
+
+    # -- what is written ---------------------------------------------------------------------------
+
+    async def decided(self, keepalive: float) -> bytes | None:
+        """Return the body of a JSON answer; None where it is a stream, or a problem.
+
+        After `keepalive` seconds without an answer it becomes a stream, so that the client sees
+        signs of life.
+        """
+        if self._open and self.stream is None and self.problem is None:
+            self._waiter = self._loop.create_future()
+            timer = self._loop.call_later(keepalive, self.commit)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+        if self.stream is not None or self.problem is not None:
+            return None
+        return wire.encode_batch(self._answers) if self._batch else self._answers[0]
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def release(self) -> None:
+        """Wake whoever waits although nothing came: the client is gone."""
+        self._wake()

@@ -1,0 +1,1 @@
+"""Metrics, tracing, admin API and dashboard. Empty for now; `/healthz` and `/readyz` are served."""

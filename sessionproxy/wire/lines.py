@@ -1,0 +1,84 @@
+"""Bytes from a pipe, cut into lines, with a bound.
+
+Neighbours: `backends.stdio` feeds it what it reads.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+KEPT: Final = 4096
+"""Bytes kept of either end of a line that is discarded: enough to find the id of a response.
+
+Python servers write the id first, those of the TypeScript SDK last.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Oversize:
+    """A line that was longer than the limit; only its two ends were kept."""
+
+    head: bytes
+    tail: bytes
+
+
+class LineSplitter:
+    """Collects chunks and gives back whole lines, without their line ends; empty ones are left out.
+
+    A line longer than `max_line` bytes is discarded up to its newline as it arrives, never
+    buffered whole. Time is linear in the bytes fed.
+    """
+
+    __slots__ = ("_head", "_held", "_max_line", "_parts", "_tail", "taken")
+
+    def __init__(self, max_line: int) -> None:
+        self._max_line = max_line
+        self.taken = 0
+        """Bytes fed so far."""
+        self._parts: list[bytes] = []
+        self._held = 0
+        # Of a line that is being discarded; None while there is none.
+        self._head: bytes | None = None
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> list[bytes | Oversize]:
+        """Return the lines that `chunk` completes, in order."""
+        self.taken += len(chunk)
+        *whole, rest = chunk.split(b"\n")
+        lines: list[bytes | Oversize] = []
+        for piece in whole:
+            line = self._complete(piece)
+            if line:
+                lines.append(line)
+        if rest:
+            self._hold(rest)
+        return lines
+
+    def _complete(self, piece: bytes) -> bytes | Oversize:
+        if self._parts or self._head is not None or len(piece) > self._max_line:
+            self._hold(piece)
+            if self._head is not None:
+                line = Oversize(self._head, self._tail)
+                self._head, self._tail = None, b""
+                return line
+            piece = b"".join(self._parts)
+            self._parts.clear()
+            self._held = 0
+        return piece.removesuffix(b"\r")
+
+    def _hold(self, piece: bytes) -> None:
+        if self._head is not None:
+            self._tail = (self._tail + piece)[-KEPT:]
+            return
+        self._parts.append(piece)
+        self._held += len(piece)
+        if self._held > self._max_line:
+            self._head, self._tail = self._ends()
+            self._parts.clear()
+            self._held = 0
+
+    def _ends(self) -> tuple[bytes, bytes]:
+        head, tail = bytearray(), b""
+        for part in self._parts:
+            head += part[: KEPT - len(head)]
+            tail = (tail + part)[-KEPT:] if len(part) < KEPT else part[-KEPT:]
+        return bytes(head), tail

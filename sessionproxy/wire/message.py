@@ -1,0 +1,213 @@
+"""One JSON-RPC message: its envelope decoded, everything inside left as bytes.
+
+msgspec checks the whole text as it skips over it (syntax, escapes, surrogate pairs, NaN, depth),
+all but the UTF-8 of what it leaves raw; `decode` checks that too, so that what is passed on is
+always well-formed. Neighbours: `core.relay` and `frontend.endpoint` decode and encode with it.
+"""
+
+import enum
+import re
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from ..errors import InvalidMessage, MalformedMessage
+from .methods import ENCODED_METHODS
+
+MAX_ID: Final = 1024
+"""Bytes of an encoded id that are accepted: real ones have 1 to 40."""
+
+MAX_BATCH: Final = 100
+"""Messages in one batch that are accepted; no client was seen to send more than ten."""
+
+Bytes = bytes | Raw
+"""Encoded JSON. A `Raw` is a view into the message that it came in."""
+
+
+class Kind(enum.Enum):
+    REQUEST = "request"
+    NOTIFICATION = "notification"
+    RESPONSE = "response"
+
+
+class Message(msgspec.Struct, gc=False):
+    """An envelope. Members that were absent are `UNSET`; unknown ones are ignored."""
+
+    jsonrpc: Literal["2.0"]
+    id: Raw | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+    @property
+    def kind(self) -> Kind:
+        """What it is. Raises: InvalidMessage: none of the three."""
+        if self.method is not UNSET:
+            if self.result is not UNSET or self.error is not UNSET:
+                raise InvalidMessage("a message with a method has no result and no error")
+            return Kind.NOTIFICATION if self.id is UNSET else Kind.REQUEST
+        if self.id is UNSET or (self.result is UNSET) == (self.error is UNSET):
+            raise InvalidMessage("neither a request, a notification nor a response")
+        return Kind.RESPONSE
+
+    def request_id(self) -> bytes:
+        """Return the id as it was written: a JSON string or integer.
+
+        Raises: InvalidMessage: null, a fraction, a structure, or longer than `MAX_ID` bytes
+            (2025-11-25 basic#requests: an id is a string or an integer and is not null).
+        """
+        raw = bytes(self.id) if self.id is not UNSET else b""
+        if len(raw) <= MAX_ID and (raw[:1] == b'"' or raw.removeprefix(b"-").isdigit()):
+            return raw
+        raise InvalidMessage("an id is a string or an integer")
+
+    def outcome(self) -> tuple[Raw | None, bytes | None]:
+        """Return result and error of a response: one of the two is None."""
+        if self.result is not UNSET:
+            return self.result, None
+        return None, bytes(self.error) if self.error is not UNSET else b"{}"
+
+    def object_params(self) -> Raw | None:
+        """Return `params`, None where there are none.
+
+        Raises: InvalidMessage: it is not an object.
+        """
+        if self.params is UNSET:
+            return None
+        raw = memoryview(self.params)
+        if raw[:1] == b"{":
+            return self.params
+        if raw == b"null":  # some clients write it for "none"
+            return None
+        raise InvalidMessage("params is an object")
+
+
+_MESSAGE: Final = msgspec.json.Decoder(Message)
+_BATCH: Final = msgspec.json.Decoder(list[Raw])
+
+
+def decode(data: bytes) -> Message:
+    """Return the envelope of one message.
+
+    Raises:
+        MalformedMessage: not JSON, not UTF-8, or nested too deep to read.
+        InvalidMessage: JSON, but no JSON-RPC 2.0 message.
+    """
+    try:
+        if not data.isascii():
+            data.decode()
+        return _MESSAGE.decode(data)
+    except msgspec.ValidationError as error:
+        raise InvalidMessage(f"not a JSON-RPC 2.0 message: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedMessage(f"not JSON in UTF-8: {error}") from None
+    except RecursionError:
+        raise MalformedMessage("nested too deep") from None
+
+
+# -- encoding -----------------------------------------------------------------------------------
+# Every encoder returns one line without its newline: members that came with line breaks (from a
+# pretty-printed body) are put on one line first.
+
+_LINE_SEPARATORS: Final = (b"\xe2\x80\xa8", b"\xe2\x80\xa9")
+
+
+def on_one_line(raw: Bytes) -> Bytes:
+    """Return the same JSON without line breaks of any kind.
+
+    In valid JSON a newline or carriage return can only stand between tokens. U+2028 and U+2029
+    can only stand in strings, where Node's `readline` takes them for line ends, so they are
+    escaped.
+    """
+    data = bytes(raw)
+    if b"\n" in data or b"\r" in data:
+        data = data.replace(b"\n", b" ").replace(b"\r", b" ")
+    elif data.isascii():
+        return raw
+    if _LINE_SEPARATORS[0] in data or _LINE_SEPARATORS[1] in data:
+        data = data.replace(_LINE_SEPARATORS[0], b"\\u2028")
+        data = data.replace(_LINE_SEPARATORS[1], b"\\u2029")
+    return data
+
+
+def _method(method: str) -> bytes:
+    return ENCODED_METHODS.get(method) or msgspec.json.encode(method)
+
+
+def encode_request(request_id: bytes, method: str, params: Bytes | None) -> bytes:
+    head = (b'{"jsonrpc":"2.0","id":', request_id, b',"method":', _method(method))
+    if params is None:
+        return b"".join((*head, b"}"))
+    return b"".join((*head, b',"params":', on_one_line(params), b"}"))
+
+
+def encode_notification(method: str, params: Bytes | None) -> bytes:
+    if params is None:
+        return b"".join((b'{"jsonrpc":"2.0","method":', _method(method), b"}"))
+    return b"".join(
+        (b'{"jsonrpc":"2.0","method":', _method(method), b',"params":', on_one_line(params), b"}")
+    )
+
+
+def encode_result(request_id: bytes, result: Bytes) -> bytes:
+    return b"".join((b'{"jsonrpc":"2.0","id":', request_id, b',"result":', on_one_line(result), b"}"))
+
+
+def encode_answer(request_id: bytes, *, result: Bytes | None, error: Bytes | None) -> bytes:
+    """Return the response that carries `result`, or else `error`."""
+    if result is not None:
+        return encode_result(request_id, result)
+    body = on_one_line(error if error is not None else b"{}")
+    return b"".join((b'{"jsonrpc":"2.0","id":', request_id, b',"error":', body, b"}"))
+
+
+def encode_error(
+    code: int, message: str, data: object = None, *, request_id: bytes = b"null"
+) -> bytes:
+    """Return an error response of the proxy's own (JSON-RPC 2.0, section 5.1)."""
+    body: dict[str, object] = {"code": code, "message": message}
+    if data is not None:
+        body["data"] = data
+    return encode_answer(request_id, result=None, error=msgspec.json.encode(body))
+
+
+def encode_batch(answers: Sequence[bytes]) -> bytes:
+    """Return the answers of one batch as an array (JSON-RPC 2.0, section 6)."""
+    return b"[" + b",".join(answers) + b"]"
+
+
+def split_batch(data: bytes) -> list[bytes]:
+    """Return the encoded messages of a batch.
+
+    Raises:
+        MalformedMessage: not a JSON array.
+        InvalidMessage: empty, more than `MAX_BATCH` messages, or a batch within a batch.
+    """
+    try:
+        items = [bytes(item) for item in _BATCH.decode(data)]
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MalformedMessage(f"not a JSON array: {error}") from None
+    if not 0 < len(items) <= MAX_BATCH or any(item[:1] == b"[" for item in items):
+        raise InvalidMessage(f"a batch has 1 to {MAX_BATCH} messages")
+    return items
+
+
+_FIRST_ID: Final = re.compile(rb'"id"\s*:\s*(\d+)\s*[,}]')
+_LAST_ID: Final = re.compile(rb'"id"\s*:\s*(\d+)\s*(?:,\s*"jsonrpc"\s*:\s*"2.0"\s*)?}\s*\Z')
+_BODY: Final = re.compile(rb'"(?:result|error|params)"\s*:')
+
+
+def sniff_response_id(head: bytes, tail: bytes) -> int | None:
+    """Return the integer id of a response too long to decode, from its two ends.
+
+    Looked for only outside of its body, whose content is anybody's: before it, else at the very
+    end. None where it is not there, or where the message has a method.
+    """
+    before = _BODY.split(head, maxsplit=1)[0]
+    if b'"method"' in before:
+        return None
+    found = _FIRST_ID.search(before) or _LAST_ID.search(tail)
+    return int(found[1]) if found else None
