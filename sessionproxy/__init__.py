@@ -1,8 +1,8 @@
 """Puts stateful MCP servers behind HTTP for many users: a backend of its own for every session."""
 
+from .config import ConfigError
 from .core.context import current_exchange
 from .core.exchange import Exchange, Forwarded, Hook
-from .errors import ConfigError
 from .serve import ProxyApp, http_app
 
 __all__ = [

@@ -39,7 +39,10 @@ def _rows(
     settings: Settings, command: Sequence[str], *, url: str, containment: str
 ) -> Iterator[Row]:
     yield "endpoint", url
-    yield "backend", shlex.join(command) if command else "the demo server (python -m sessionproxy.demo)"
+    yield (
+        "backend",
+        shlex.join(command) or "the demo server (python -m sessionproxy.demo)",
+    )
     yield "Claude Code", f"claude mcp add --transport http sessionproxy {url}"
     yield "mcp.json", json.dumps({"mcpServers": {"sessionproxy": {"type": "http", "url": url}}})
     yield "sessions", _sessions(settings)
@@ -52,5 +55,3 @@ def _sessions(settings: Settings) -> str:
     idle = f"a backend idle for {settings.idle:g} s stops" if settings.idle else "no idle limit"
     warm = f", {settings.warm} warm" if settings.warm else ""
     return f"at most {settings.max_sessions} backends{warm}; {idle}"
-
-

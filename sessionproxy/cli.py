@@ -19,6 +19,7 @@ from . import __version__, banner, doctor, logs
 from .config import (
     ENV_PREFIX,
     REPEATED,
+    ConfigError,
     OnLoss,
     Settings,
     description_of,
@@ -26,7 +27,6 @@ from .config import (
     settings_from,
     variable_of,
 )
-from .errors import ConfigError
 from .serve import ProxyApp, serve
 
 GROUPS: Final = {

@@ -1,8 +1,7 @@
 """Every setting: its name, unit, default, bounds, and what it does.
 
 One table, `Settings`, from which the command line, the environment variables and the
-documentation are made. Neighbours: `cli` fills it, `serve` reads it. Imports nothing of ours but
-errors.
+documentation are made. Neighbours: `cli` fills it, `serve` reads it. Imports nothing of ours.
 """
 
 import enum
@@ -13,10 +12,15 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from .errors import ConfigError
-
 ENV_PREFIX: Final = "SESSIONPROXY_"
 
+
+class ConfigError(Exception):
+    """A setting, flag or command is wrong; the message names it and what is allowed.
+
+    Raised before anything is started, so it is no answer to a client: the command line prints
+    it as one line and exits with 2.
+    """
 
 
 class OnLoss(enum.Enum):
@@ -28,23 +32,29 @@ class OnLoss(enum.Enum):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be set. Durations are seconds, sizes bytes; 0 switches a limit off where it says so."""
+    """What can be set. Durations are seconds, sizes bytes; 0 means no limit where it says so."""
 
     # Where it listens
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8080
-    path: Annotated[str, Meta(pattern="^/.*[^/]$", description="Path of the MCP endpoint.")] = "/mcp"
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    ] = 8080
+    path: Annotated[str, Meta(pattern="^/.*[^/]$", description="Path of the MCP endpoint.")] = (
+        "/mcp"
+    )
     allow_host: Annotated[
         tuple[str, ...],
         Meta(description="Host header to answer besides the loopback names: NAME or NAME:PORT."),
     ] = ()
     allow_origin: Annotated[
         tuple[str, ...],
-        Meta(description="Origin of web pages to answer besides those on loopback: SCHEME://HOST[:PORT]."),
+        Meta(
+            description="Origin of web pages to answer besides those on loopback: SCHEME://HOST[:PORT]."
+        ),
     ] = ()
     insecure: Annotated[
         bool,
-        Meta(description="Serve on an address that is not loopback although nobody is authenticated."),
+        Meta(description="Serve beyond loopback although nobody is authenticated."),
     ] = False
 
     # How long a session lives
@@ -73,8 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     on_loss: Annotated[
         OnLoss,
         Meta(
-            description="What the next call after a lost backend gets: an error that says so (tell), "
-            "its result with a note (annotate), or 404 (not-found)."
+            description="What the next call after a lost backend gets: an error that says so "
+            "(tell), its result with a note (annotate), or 404 (not-found)."
         ),
     ] = OnLoss.TELL
 
@@ -192,9 +202,7 @@ def variable_of(setting: str) -> str:
 def description_of(setting: str) -> str:
     """Return the sentence that says what a setting does."""
     field = next(f for f in msgspec.structs.fields(Settings) if f.name == setting)
-    kind = msgspec.inspect.type_info(field.type)
-    while isinstance(kind, msgspec.inspect.Metadata):
-        if kind.extra_json_schema and "description" in kind.extra_json_schema:
-            return str(kind.extra_json_schema["description"])
-        kind = kind.type
+    for meta in getattr(field.type, "__metadata__", ()):
+        if isinstance(meta, Meta) and meta.description:
+            return meta.description
     return ""

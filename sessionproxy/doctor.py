@@ -16,11 +16,11 @@ import anyio
 import msgspec
 
 from .backends import become_subreaper
-from .config import Settings
+from .config import ConfigError, Settings
 from .core.exchange import Ask, Exchange, Outbound, Outcome
 from .core.ports import Identity
 from .core.relay import INTERNAL_ERROR
-from .errors import BackendStartFailed, ConfigError, ProxyError
+from .errors import BackendStartFailed, ProxyError
 from .serve import DEMO, ROUTE, ProxyApp
 from .wire import HANDSHAKE_VERSIONS, Bytes, members
 

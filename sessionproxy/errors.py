@@ -26,14 +26,6 @@ class BackendError(ProxyError):
     """Whether the request ran: False where it certainly did not, None where nobody knows."""
 
 
-class ConfigError(Exception):
-    """A setting, flag or command is wrong; the message names it and what is allowed.
-
-    Raised before anything is started, so it is no answer to a client: the command line prints
-    it as one line and exits with 2.
-    """
-
-
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How a backend ended. `code` and `signal` are None where the end has no such number."""

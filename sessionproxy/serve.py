@@ -9,11 +9,11 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import uvicorn
@@ -28,12 +28,13 @@ from .backends import (
     become_subreaper,
 )
 from .backends.statedir import default_state_dir
-from .config import OnLoss, Settings, settings_from
+from .backends.stdio import Child
+from .config import ConfigError, OnLoss, Settings, settings_from
 from .core.binding import SessionIds
 from .core.exchange import Hook
 from .core.manager import Limits, SessionManager
 from .core.reaper import Ages
-from .errors import ConfigError, UnknownPath
+from .errors import UnknownPath
 from .frontend import Endpoint, Health
 from .frontend.connection import Connection
 from .frontend.endpoint import Serving
@@ -94,9 +95,7 @@ class ProxyApp:
         self._template = Template(
             command or DEMO, cwd=settings.cwd, env=settings.env, pass_env=settings.pass_env
         )
-        self._guard = Guard(
-            local=local, hosts=settings.allow_host, origins=settings.allow_origin
-        )
+        self._guard = Guard(local=local, hosts=settings.allow_host, origins=settings.allow_origin)
         self.containment: Containment = ProcessGroups(subreaper=subreaper)
         self.tally: Counter[str] = Counter()
         """What was dropped or refused below the level of a request, by name."""
@@ -109,8 +108,8 @@ class ProxyApp:
         """Raises: RuntimeError: the application's lifespan has not been entered."""
         if self._running is None:
             raise RuntimeError(
-                "the proxy is not running: serve it with its lifespan, or pass lifespan=app.lifespan"
-                " to the application it is mounted in"
+                "the proxy is not running: serve it with its lifespan, or pass "
+                "lifespan=app.lifespan to the application it is mounted in"
             )
         return self._running
 
@@ -154,7 +153,7 @@ class ProxyApp:
                 Health(manager, self._guard, self.facts),
             )
 
-    def _launcher(self, state: StateDir, take_spare: Callable[[], Any]) -> StdioLauncher:
+    def _launcher(self, state: StateDir, take_spare: Callable[[], Child | None]) -> StdioLauncher:
         return StdioLauncher(
             self._template,
             state,
@@ -289,7 +288,9 @@ def listen(settings: Settings) -> socket.socket:
         sock.listen(1024)
     except OSError as error:
         sock.close()
-        raise ConfigError(f"--port {settings.port}: cannot listen on {where}: {error.strerror}") from None
+        raise ConfigError(
+            f"--port {settings.port}: cannot listen on {where}: {error.strerror}"
+        ) from None
     return sock
 
 
@@ -347,7 +348,7 @@ async def _serve(
                 server.should_exit = True
 
 
-async def _drain(app: ProxyApp, signals: Any) -> None:
+async def _drain(app: ProxyApp, signals: AsyncIterator[signal.Signals]) -> None:
     """Let what is in flight end, then end every session; another signal cuts it short."""
     running = app.running
     async with anyio.create_task_group() as tasks:

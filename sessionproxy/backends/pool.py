@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Self
 
 import anyio
+import anyio.lowlevel
 
 from ..errors import BackendStartFailed
 from .stdio import Child, StdioLauncher
@@ -71,7 +72,7 @@ class Pool(anyio.AsyncContextManagerMixin):
             try:
                 while len(self._spares) < self._size:
                     self._spares.append(self._launcher.spawn())
-                    await anyio.sleep(0)
+                    await anyio.lowlevel.checkpoint()
                 pause = PAUSE
             except BackendStartFailed as error:
                 logger.warning("no warm spare: %s", error)

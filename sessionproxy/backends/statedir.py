@@ -12,13 +12,13 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from ..errors import ConfigError
+from ..config import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _locked(instance: Path) -> int | None:
 
 
 @contextmanager
-def _taken_over(instance: Path) -> Iterator[bool]:
+def _taken_over(instance: Path) -> Generator[bool]:
     try:
         fd = _locked(instance)
     except OSError:  # it was removed under our eyes, or is no directory

@@ -358,7 +358,7 @@ class StdioLauncher:
         self._stop_grace = stop_grace
         self._max_line = max_line
         self._hooks = hooks
-        self._tally = tally if tally is not None else Counter()
+        self._tally = tally if tally is not None else Counter[str]()
         self._take_spare = take_spare
         self._hurry = anyio.Event()
 

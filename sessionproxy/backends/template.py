@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..config import ENV_PREFIX
-from ..errors import ConfigError
+from ..config import ENV_PREFIX, ConfigError
 
 INHERITED: Final = (
     "PATH", "HOME", "LANG", "USER", "TMPDIR",

@@ -169,7 +169,9 @@ class Forwarded(NamedTuple):
     exchange: Exchange | None
 
     @classmethod
-    def answer(cls, *, to_backend: bool, method: str, outcome: Outcome, of: Exchange | None) -> Self:
+    def answer(
+        cls, *, to_backend: bool, method: str, outcome: Outcome, of: Exchange | None
+    ) -> Self:
         if outcome.result is not None:
             return cls(to_backend, "result", method, outcome.result, of)
         return cls(to_backend, "error", method, outcome.error, of)

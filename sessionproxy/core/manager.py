@@ -215,17 +215,17 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         for session in (*self.registry.awake(), *self.registry.asleep()):
             self.end(session, reason)
 
-    async def drain(self, timeout: float) -> bool:
-        """Take nothing new, give what is in flight `timeout` seconds, then end every session.
+    async def drain(self, patience: float) -> bool:
+        """Take nothing new, give what is in flight `patience` seconds, then end every session.
 
         Returns whether all in flight had ended by itself.
         """
         self.draining = True
-        with anyio.move_on_after(timeout) as scope:
-            while self._busy() and not self._hurried:
+        with anyio.move_on_after(patience) as scope:
+            while self._busy() and not self._hurried:  # noqa: ASYNC110 - an event would cost every call
                 await anyio.sleep(DRAIN_POLL)
         self.end_all(EndReason.SHUTDOWN)
-        while self.registry.awake():
+        while self.registry.awake():  # noqa: ASYNC110 - as above
             await anyio.sleep(DRAIN_POLL)
         return not scope.cancelled_caught
 

@@ -61,7 +61,7 @@ class Relay:
         self._transport = transport
         self._upstream = upstream
         self._hooks = tuple(hooks)
-        self._tally = tally if tally is not None else Counter()
+        self._tally = tally if tally is not None else Counter[str]()
         self._label = label
         self._context = Context()
         # Changes with every message.
@@ -83,9 +83,7 @@ class Relay:
             self._show(Forwarded(True, "request", exchange.method, exchange.params, exchange))
         self._in_flight[backend_id] = exchange
         try:
-            self._transport.send(
-                wire.encode_request(b"%d" % backend_id, exchange.method, params)
-            )
+            self._transport.send(wire.encode_request(b"%d" % backend_id, exchange.method, params))
         except BackendBusy as error:
             del self._in_flight[backend_id]
             exchange.settle(Outcome(failure=error))
@@ -111,10 +109,14 @@ class Relay:
         fields["requestId"] = b"%d" % exchange.backend_id
         self.notify("notifications/cancelled", wire.rebuilt(fields))
 
-    def _answer_ask(self, key: bytes, ask: Ask, exchange: Exchange | None, outcome: Outcome) -> None:
+    def _answer_ask(
+        self, key: bytes, ask: Ask, exchange: Exchange | None, outcome: Outcome
+    ) -> None:
         self._asks.pop(key, None)
         if self._hooks:
-            shown = Forwarded.answer(to_backend=True, method=ask.method, outcome=outcome, of=exchange)
+            shown = Forwarded.answer(
+                to_backend=True, method=ask.method, outcome=outcome, of=exchange
+            )
             self._show(shown)
         if outcome.failure is not None:
             self._send(wire.encode_error(INTERNAL_ERROR, str(outcome.failure), request_id=key))
@@ -240,9 +242,7 @@ class Relay:
         method = "notifications/progress"
         if self._hooks:
             self._show(Forwarded(False, "notification", method, body, exchange))
-        self._upstream.notification(
-            method, body, wire.encode_notification(method, body), exchange
-        )
+        self._upstream.notification(method, body, wire.encode_notification(method, body), exchange)
 
     def _withdrawn(self, params: Bytes | None) -> None:
         """Take back a request of the backend that it has cancelled."""
@@ -292,7 +292,7 @@ class Relay:
         for hook in self._hooks:
             try:
                 context.run(hook, message)
-            except Exception:  # noqa: BLE001 - a hook is not ours: it must not stop a message
+            except Exception:  # a hook is not ours: it must not stop a message
                 logger.exception("%s: a hook failed on %s", self._label, message.method)
 
     def _garbage(self, line: bytes, error: ProxyError) -> None:

@@ -132,8 +132,8 @@ class Session:
         "_silent_calls",
         "client",
         "end_reason",
-        "idle_since",
         "identity",
+        "idle_since",
         "keeps_id",
         "label",
         "loss",
@@ -196,9 +196,7 @@ class Session:
 
     # -- its life --------------------------------------------------------------------------------
 
-    async def live(
-        self, admission: Admission, launcher: Launcher, *, start_timeout: float
-    ) -> None:
+    async def live(self, admission: Admission, launcher: Launcher, *, start_timeout: float) -> None:
         """Take a place, run one backend until it ends or is asked to, and stop it.
 
         Returns with the session asleep or closed. Never raises a `ProxyError`: those who wait
@@ -221,7 +219,7 @@ class Session:
             self._backend = None
             self._settle(failure)
 
-    async def _initialize(self, backend: Backend, timeout: float) -> None:
+    async def _initialize(self, backend: Backend, patience: float) -> None:
         """Open the conversation with the backend, or open it again.
 
         Raises:
@@ -232,10 +230,10 @@ class Session:
         sink = _Handshake(self._opener, self.client)
         exchange = Exchange("initialize", self.opening.params, client_id=b"0", sink=sink)
         backend.request(exchange)
-        with anyio.move_on_after(timeout) as scope:
+        with anyio.move_on_after(patience) as scope:
             await sink.answered.wait()
         if scope.cancelled_caught or exchange.outcome is None:
-            raise BackendStartFailed(f"The backend did not answer initialize in {timeout:g} s.")
+            raise BackendStartFailed(f"The backend did not answer initialize in {patience:g} s.")
         self.start.answer = answer = exchange.outcome
         if answer.failure is not None:
             how = answer.failure.exit if isinstance(answer.failure, BackendGone) else None

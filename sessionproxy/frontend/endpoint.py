@@ -219,9 +219,7 @@ class Endpoint:
 
     # -- initialize --------------------------------------------------------------------------------
 
-    async def _initialize(
-        self, headers: Headers, message: Message, connection: Connection
-    ) -> None:
+    async def _initialize(self, headers: Headers, message: Message, connection: Connection) -> None:
         if b"mcp-session-id" in headers:
             raise AlreadyInitialized(f"{self._session(headers)!r} is initialised")
         _check_version(headers, None)

@@ -40,7 +40,7 @@ def annotated(result: Bytes, loss: Loss, now: float, *, tool: bool) -> bytes:
     meta = {**wire.members(fields.get("_meta")), LOSS_KEY: Raw(msgspec.json.encode(note))}
     fields["_meta"] = Raw(wire.rebuilt(meta))
     if tool and "content" in fields:
-        items: list[object] = msgspec.json.decode(fields["content"], type=list[Raw])
+        items: list[object] = [*msgspec.json.decode(fields["content"], type=list[Raw])]
         items.append({"type": "text", "text": str(told(loss, now))})
         fields["content"] = Raw(msgspec.json.encode(items))
     return wire.rebuilt(fields)

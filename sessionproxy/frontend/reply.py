@@ -14,6 +14,7 @@ from . import problems
 from .loss import annotated
 from .stream import KEPT_SECONDS, EventStream, Streams
 
+
 class Reply:
     """The answer to a POST with one request, or a batch of them. A `ReplySink`."""
 

@@ -37,8 +37,18 @@ class EventStream:
     """One stream of one session. At most one connection reads it; a newer one takes over."""
 
     __slots__ = (
-        "_kept", "_kept_size", "_last", "_pending", "_pending_size", "_reader", "_waiter",
-        "_expected", "dropped", "ended", "left_at", "number",
+        "_expected",
+        "_kept",
+        "_kept_size",
+        "_last",
+        "_pending",
+        "_pending_size",
+        "_reader",
+        "_waiter",
+        "dropped",
+        "ended",
+        "left_at",
+        "number",
     )  # fmt: skip
 
     def __init__(self, number: int, *, expected: bool = False) -> None:
@@ -60,7 +70,7 @@ class EventStream:
     # -- writing -----------------------------------------------------------------------------------
 
     def put(self, message: Outbound) -> None:
-        """Add a message. Where too many wait for a reader, some are dropped or the reader is cut."""
+        """Add a message. Where too many wait, some are dropped or the reader is cut off."""
         if self.ended:
             return
         if self._full():
@@ -86,7 +96,7 @@ class EventStream:
         return not self.attached and len(self._pending) >= KEPT_EVENTS
 
     def _make_room(self, message: Outbound) -> None:
-        """Drop the oldest message that may be dropped; else cut the reader off, and drop the oldest.
+        """Drop the oldest that may be dropped; else cut the reader off, and drop the oldest.
 
         A reader that was cut off can resume, with what is kept.
         """

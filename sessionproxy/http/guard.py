@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
-from ..errors import ConfigError, ForwardedRefused, HostRefused, OriginRefused
+from ..config import ConfigError
+from ..errors import ForwardedRefused, HostRefused, OriginRefused
 from .request import Headers
 
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>\d{1,5}))?")

@@ -77,10 +77,10 @@ class Message(msgspec.Struct, gc=False):
         """
         if self.params is UNSET:
             return None
-        raw = memoryview(self.params)
-        if raw[:1] == b"{":
+        first = memoryview(self.params)[0]
+        if first == ord("{"):
             return self.params
-        if raw == b"null":  # some clients write it for "none"
+        if first == ord("n"):  # `null`: some clients write it for "none"
             return None
         raise InvalidMessage("params is an object")
 
@@ -153,7 +153,9 @@ def encode_notification(method: str, params: Bytes | None) -> bytes:
 
 
 def encode_result(request_id: bytes, result: Bytes) -> bytes:
-    return b"".join((b'{"jsonrpc":"2.0","id":', request_id, b',"result":', on_one_line(result), b"}"))
+    return b"".join(
+        (b'{"jsonrpc":"2.0","id":', request_id, b',"result":', on_one_line(result), b"}")
+    )
 
 
 def encode_answer(request_id: bytes, *, result: Bytes | None, error: Bytes | None) -> bytes:

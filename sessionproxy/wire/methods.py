@@ -76,9 +76,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "notifications/tasks/status": Method(unrelated=True),
 }
 
-ENCODED_METHODS: Final[Mapping[str, bytes]] = {
-    name: msgspec.json.encode(name) for name in METHODS
-}
+ENCODED_METHODS: Final[Mapping[str, bytes]] = {name: msgspec.json.encode(name) for name in METHODS}
 
 
 def method_of(name: str) -> Method:

@@ -1,0 +1,1 @@
+"""Unmodified clients against the proxy: SDKs, the Inspector, the conformance suite, Playwright."""

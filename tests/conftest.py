@@ -1,0 +1,31 @@
+"""Fixtures for all tests: real time on asyncio with uvloop, and what this machine lacks.
+
+`tests/core` and `tests/wire` run on virtual time instead (their own conftest).
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+MARKS = {"browser": ("chromium", "node"), "node": ("node",), "sdk1": ("sdk1",)}
+"""What a mark needs. `scripts/test` says in TEST_MISSING what could not be installed."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = set(filter(None, os.environ.get("TEST_MISSING", "").split(",")))
+    for item in items:
+        for reason in _lacking(item, missing):
+            item.add_marker(pytest.mark.skip(reason=f"missing: {reason}"))
+
+
+def _lacking(item: pytest.Item, missing: set[str]) -> Iterator[str]:
+    for mark, needs in MARKS.items():
+        if item.get_closest_marker(mark) is not None:
+            yield from (need for need in needs if need in missing)
