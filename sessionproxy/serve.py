@@ -38,6 +38,7 @@ from .errors import UnknownPath
 from .frontend import Endpoint, Health
 from .frontend.connection import Connection
 from .frontend.endpoint import Serving
+from .frontend.fastlane import FastLane, Heads
 from .frontend.problems import http_problem
 from .http import Guard, is_loopback, path_within
 from .http.request import Receive, Scope, Send
@@ -319,19 +320,21 @@ async def _serve(
 ) -> None:
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        http="httptools",
-        ws="none",
-        timeout_graceful_shutdown=5,
-    )
-    server = _Server(config)
     async with app.lifespan():
+        heads = Heads(app.running.endpoint, keepalive=app.settings.keepalive)
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            http=FastLane.with_heads(heads),
+            timeout_keep_alive=75,
+            ws="none",
+            timeout_graceful_shutdown=5,
+        )
+        server = _Server(config)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
 

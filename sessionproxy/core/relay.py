@@ -121,7 +121,8 @@ class Relay:
         if outcome.failure is not None:
             self._send(wire.encode_error(INTERNAL_ERROR, str(outcome.failure), request_id=key))
         else:
-            self._send(wire.encode_answer(key, result=outcome.result, error=outcome.error))
+            answer = wire.encode_answer(key, result=outcome.result, error=outcome.error)
+            self._send(bytes(wire.on_one_line(answer)))
 
     def _send(self, message: bytes) -> None:
         """Send what nobody waits for an answer to; without room for it, it is lost and counted."""
@@ -222,7 +223,7 @@ class Relay:
         exchange = via or self._likely_exchange()
         if self._hooks:
             self._show(Forwarded(False, "notification", method, params, exchange))
-        self._upstream.notification(method, params, bytes(wire.on_one_line(line)), exchange)
+        self._upstream.notification(method, params, line, exchange)
 
     def _progressed(self, params: Bytes | None) -> None:
         """Pass progress on under the client's own token; an unknown token's is dropped."""

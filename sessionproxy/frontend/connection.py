@@ -4,17 +4,20 @@ Neighbours: `frontend.endpoint` makes one per request and answers through it.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, cast
 
+from ..core.session import Session
 from ..http.request import Receive, Send
 from .problems import HttpProblem
 from .stream import EventStream
 
 Header = tuple[bytes, bytes]
 
-JSON: Final = b"application/json"
-_JSON: Final = (b"content-type", JSON)
+VOUCH: Final = "sessionproxy.vouch"
+"""ASGI extension of `frontend.fastlane`: a function that takes the session a request is for."""
+
+_JSON: Final = (b"content-type", b"application/json")
 _SSE: Final = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -26,9 +29,13 @@ _COMMENT: Final = b": \n\n"
 class Connection:
     """Writes one answer. The `extra` headers go on it, whatever it is."""
 
-    __slots__ = ("_gone_hooks", "_receive", "_send", "_watcher", "extra", "gone")
+    __slots__ = ("_extensions", "_gone_hooks", "_receive", "_send", "_watcher", "extra", "gone")
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, extensions: Mapping[str, object] | None = None
+    ) -> None:
+        """`extensions`: the ASGI scope's."""
+        self._extensions = extensions
         self._receive = receive
         self._send = send
         self.extra: Sequence[Header] = ()
@@ -36,6 +43,13 @@ class Connection:
         self._gone_hooks: list[Callable[[], None]] = []
         self.gone = False
         """The client has hung up; known only while it is watched."""
+
+    def vouch(self, session: Session) -> None:
+        """Tell our own server that requests with this very head belong to `session`."""
+        if self._extensions is not None:
+            vouch = self._extensions.get(VOUCH)
+            if vouch is not None:
+                cast("Callable[[Session], None]", vouch)(session)
 
     # -- hanging up --------------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ class Endpoint:
             self._idle_header = ((IDLE_HEADER, b"%d" % serving.idle),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = Connection(receive, send)
+        connection = Connection(receive, send, scope.get("extensions"))
         try:
             headers = read_headers(scope)
             self._guard.check(headers)
@@ -136,12 +136,37 @@ class Endpoint:
     async def _request(self, session: Session, message: Message, connection: Connection) -> None:
         reply = self._reply(session)
         exchange = _exchange(message, reply)
-        if session.state is SessionState.READY and session.loss is None:
-            self._check_draining()
-            session.request(exchange)
-            await self._answer(reply, session, connection)
+        if self.begin(session, exchange):
+            connection.vouch(session)
+            await self.answer(reply, session, connection)
         else:
             await self._request_slowly(session, [exchange], reply, connection)
+
+    def begin(self, session: Session, exchange: Exchange) -> bool:
+        """Pass a request on, if there is nothing to wait for and nothing to tell first."""
+        if (
+            session.state is not SessionState.READY
+            or session.loss is not None
+            or self._manager.draining
+        ):
+            return False
+        session.request(exchange)
+        return True
+
+    def begin_fast(self, session: Session, body: bytes) -> Reply | None:
+        """Begin with the body of a POST whose head was vouched for, if it is a plain request.
+
+        None: it is not, or something is to be waited for; nothing was done.
+        """
+        try:
+            message = decode(body)
+            if message.kind is not Kind.REQUEST or message.method == "initialize":
+                return None
+            reply = self._reply(session)
+            exchange = _exchange(message, reply)
+        except ProxyError:
+            return None
+        return reply if self.begin(session, exchange) else None
 
     async def _request_slowly(
         self,
@@ -181,13 +206,13 @@ class Endpoint:
 
         connection.watch(hung_up)
         try:
-            await self._answer(reply, session, connection)
+            await self.answer(reply, session, connection)
         finally:
             beginning.cancel()
         if not connection.gone and telling and session.loss is telling[0]:
             session.loss = None
 
-    async def _answer(
+    async def answer(
         self,
         reply: Reply,
         session: Session | None,

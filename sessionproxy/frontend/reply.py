@@ -5,6 +5,7 @@ sink this is; `frontend.endpoint` waits for it and writes.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from .. import wire
 from ..core.exchange import Exchange, Outbound, Outcome
@@ -19,8 +20,17 @@ class Reply:
     """The answer to a POST with one request, or a batch of them. A `ReplySink`."""
 
     __slots__ = (
-        "_answers", "_batch", "_expose_stderr", "_loop", "_open", "_streams", "_waiter",
-        "loss", "problem", "stream",
+        "_answers",
+        "_batch",
+        "_decided",
+        "_expose_stderr",
+        "_loop",
+        "_lost",
+        "_open",
+        "_streams",
+        "loss",
+        "problem",
+        "stream",
     )  # fmt: skip
 
     def __init__(
@@ -32,7 +42,8 @@ class Reply:
         self._open = requests
         self._batch = batch
         self._answers: list[bytes] = []
-        self._waiter: asyncio.Future[None] | None = None
+        self._lost = False
+        self._decided: Callable[[], None] | None = None
         self.stream: EventStream | None = None
         """Where it goes on, once it is decided to be a stream."""
         self.problem: ProxyError | None = None
@@ -42,7 +53,7 @@ class Reply:
 
     @property
     def attached(self) -> bool:
-        return self.stream is None or self.stream.attached
+        return not self._lost if self.stream is None else self.stream.attached
 
     # -- what comes --------------------------------------------------------------------------------
 
@@ -78,10 +89,14 @@ class Reply:
             self.stream.end(Outbound(answer))
             self._loop.call_later(KEPT_SECONDS, self._streams.forget, self.stream)
 
+    def lost(self) -> None:
+        """The client hung up before anything was decided: nobody reads this, unless it resumes."""
+        self._lost = True
+
     def commit(self) -> EventStream:
         """Decide for a stream, unless that is decided already; the answer can no more be JSON."""
         if self.stream is None:
-            self.stream = self._streams.open_reply()
+            self.stream = self._streams.open_reply(expected=not self._lost)
             for answer in self._answers:
                 self.stream.put(Outbound(answer))
             self._wake()
@@ -89,27 +104,39 @@ class Reply:
 
     # -- what is written ---------------------------------------------------------------------------
 
+    def when_decided(self, call: Callable[[], None]) -> None:
+        """Call `call` once it is known what this is to be, or at once if it is known."""
+        self._decided = call
+        if not self._open or self.stream is not None or self.problem is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        call, self._decided = self._decided, None
+        if call is not None:
+            call()
+
+    @property
+    def body(self) -> bytes | None:
+        """The body of a JSON answer; None where it is a stream, a problem, or nothing yet."""
+        if self._open or self.stream is not None or self.problem is not None:
+            return None
+        return wire.encode_batch(self._answers) if self._batch else self._answers[0]
+
     async def decided(self, keepalive: float) -> bytes | None:
-        """Return the body of a JSON answer; None where it is a stream, or a problem.
+        """Wait until it is known what this is to be; return the body if it is JSON.
 
         After `keepalive` seconds without an answer it becomes a stream, so that the client sees
         signs of life.
         """
-        if self._open and self.stream is None and self.problem is None:
-            self._waiter = self._loop.create_future()
+        known: asyncio.Future[None] = self._loop.create_future()
+        self.when_decided(lambda: None if known.done() else known.set_result(None))
+        if not known.done():
             timer = self._loop.call_later(keepalive, self.commit)
             try:
-                await self._waiter
+                await known
             finally:
                 timer.cancel()
-        if self.stream is not None or self.problem is not None:
-            return None
-        return wire.encode_batch(self._answers) if self._batch else self._answers[0]
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        return self.body
 
     def release(self) -> None:
         """Wake whoever waits although nothing came: the client is gone."""

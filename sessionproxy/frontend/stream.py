@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from ..core.exchange import Outbound, Outcome
 from ..errors import SessionEnded, StreamNotKept
+from ..wire import on_one_line
 
 KEPT_EVENTS: Final = 256
 KEPT_BYTES: Final = 1024 * 1024
@@ -167,7 +168,7 @@ class EventStream:
         return b"id: %d-%d\nevent: message\ndata: %b\n\n" % (
             self.number,
             event.number,
-            event.message.data,
+            on_one_line(event.message.data),
         )
 
     def priming(self) -> bytes:
@@ -222,15 +223,15 @@ class Streams:
             self._standalone = EventStream(STANDALONE)
         return self._standalone
 
-    def open_reply(self) -> EventStream:
-        """Return a new stream for the answer to a POST."""
+    def open_reply(self, *, expected: bool) -> EventStream:
+        """Return a new stream for the answer to a POST; `expected`: its reader is there."""
         self._count += 1
         while len(self._replies) >= MAX_REPLIES:
             ended = next((s for s in self._replies.values() if s.ended), None)
             if ended is None:
                 break
             self.forget(ended)
-        stream = self._replies[self._count] = EventStream(self._count, expected=True)
+        stream = self._replies[self._count] = EventStream(self._count, expected=expected)
         return stream
 
     def forget(self, stream: EventStream) -> None:

@@ -109,8 +109,8 @@ def decode(data: bytes) -> Message:
 
 
 # -- encoding -----------------------------------------------------------------------------------
-# Every encoder returns one line without its newline: members that came with line breaks (from a
-# pretty-printed body) are put on one line first.
+# `encode_request` and `encode_notification` are for pipes: members that came with
+# line breaks (from a pretty-printed body) are put on one line first.
 
 _LINE_SEPARATORS: Final = (b"\xe2\x80\xa8", b"\xe2\x80\xa9")
 
@@ -153,16 +153,14 @@ def encode_notification(method: str, params: Bytes | None) -> bytes:
 
 
 def encode_result(request_id: bytes, result: Bytes) -> bytes:
-    return b"".join(
-        (b'{"jsonrpc":"2.0","id":', request_id, b',"result":', on_one_line(result), b"}")
-    )
+    return b"".join((b'{"jsonrpc":"2.0","id":', request_id, b',"result":', result, b"}"))
 
 
 def encode_answer(request_id: bytes, *, result: Bytes | None, error: Bytes | None) -> bytes:
     """Return the response that carries `result`, or else `error`."""
     if result is not None:
         return encode_result(request_id, result)
-    body = on_one_line(error if error is not None else b"{}")
+    body = error if error is not None else b"{}"
     return b"".join((b'{"jsonrpc":"2.0","id":', request_id, b',"error":', body, b"}"))
 
 

@@ -1,0 +1,275 @@
+"""The short way for the request that is nearly every request, in our own server alone.
+
+A client sends the same head with every call, but for the length. So the first request with a head
+takes the ordinary way through ASGI, where everything about it is checked, and is vouched for; the
+next ones that arrive whole, with the same head, go straight to the endpoint, and a JSON answer
+straight to the socket: no task, no second parse, one write. Whatever is not that simple takes the
+ordinary way. `docs/decisions.md` has the figures.
+
+It stands on uvicorn's protocol class, whose parser, flow control and shutdown it keeps.
+Neighbours: `serve` installs it; `frontend.endpoint` does the work.
+"""
+
+import asyncio
+import re
+from typing import Any, ClassVar, Final, NamedTuple
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from ..core.session import Session
+from ..http.request import Receive, Scope, Send
+from .connection import VOUCH, Connection
+from .endpoint import Endpoint
+from .reply import Reply
+
+MAX_HEADS: Final = 4096
+"""Heads that are remembered, about 500 bytes each; the oldest goes first."""
+
+MAX_JOINED: Final = 65536
+"""Bytes of an answer that are copied to be written together with its head."""
+
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: ?(\d{1,9})\r\n", re.IGNORECASE)
+_SIMPLE: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"origin"})
+"""Headers that make a request too special, whatever they say."""
+
+
+class Head(NamedTuple):
+    """A head that was vouched for, without the digits of its length."""
+
+    digits_at: int
+    session: Session
+
+
+class Heads:
+    """The heads that were vouched for, of all connections of one server."""
+
+    def __init__(self, endpoint: Endpoint, *, keepalive: float) -> None:
+        """`keepalive`: seconds after which a reply that is still open becomes a stream."""
+        self.endpoint = endpoint
+        self.keepalive = keepalive
+        self._heads: dict[bytes, Head] = {}
+
+    def add(self, key: bytes, head: Head) -> None:
+        if len(self._heads) >= MAX_HEADS:
+            del self._heads[next(iter(self._heads))]
+        self._heads[key] = head
+
+    def get(self, key: bytes) -> Head | None:
+        return self._heads.get(key)
+
+
+class FastLane(HttpToolsProtocol):
+    """An HTTP connection of our own server. `with_heads` makes the class to serve with."""
+
+    _heads: ClassVar[Heads]
+
+    @classmethod
+    def with_heads(cls, heads: Heads) -> type[asyncio.Protocol]:
+        """Return the class whose connections share `heads`."""
+        return type(cls.__name__, (cls,), {"_heads": heads})
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        # Of the request that takes the ordinary way.
+        self._parsing = False
+        self._data = b""
+        self._digits_at = 0
+        """Where the digits of the length are in this client's heads; 0: not known."""
+        # Of the request that takes the short way.
+        self._reply: Reply | None = None
+        self._session: Session | None = None
+        self._since = 0.0
+        self._timer_runs = False
+        self._held = b""
+        self._last = False
+        """The connection closes after the answer."""
+        self._prefix_of: object = None
+        self._prefix = b""
+
+    # -- in ----------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._reply is not None:  # the client did not wait for its answer
+            self._held += data
+            self.flow.pause_reading()
+        elif not self._take(data):
+            self._data = data
+            super().data_received(data)
+            self._data = b""
+
+    def _take(self, data: bytes) -> bool:
+        """Begin with `data` if it is one whole request with a head that was vouched for."""
+        at = self._digits_at
+        if not at or self._parsing or self.flow.write_paused or self._answering():
+            return False
+        end_of_digits = data.find(b"\r\n", at, at + 12)
+        end = data.find(b"\r\n\r\n", end_of_digits - 2) + 4
+        if end_of_digits < 0 or end < 4:
+            return False
+        head = self._heads.get(data[:at] + data[end_of_digits:end])
+        if head is None or head.digits_at != at:
+            return False
+        digits = data[at:end_of_digits]
+        if not digits.isdigit() or end + int(digits) != len(data):
+            return False
+        return self._begin(head.session, data[end:])
+
+    def _answering(self) -> bool:
+        """Return whether a request that took the ordinary way is not answered yet."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return bool(self.pipeline) or (cycle is not None and not cycle.response_complete)
+
+    def _begin(self, session: Session, body: bytes) -> bool:
+        reply = self._heads.endpoint.begin_fast(session, body)
+        if reply is None:
+            return False
+        self._since = self.loop.time()
+        self._session, self._reply = session, reply
+        reply.when_decided(self._decided)
+        if not self._timer_runs:
+            self._timer_runs = True
+            self.loop.call_at(self._since + self._heads.keepalive, self._tick)
+        return True
+
+    def _tick(self) -> None:
+        """Make the reply a stream when it has been open for long; one timer for all requests."""
+        self._timer_runs = False
+        if self._reply is None:
+            return
+        due = self._since + self._heads.keepalive
+        if self.loop.time() >= due:
+            self._reply.commit()
+        else:
+            self._timer_runs = True
+            self.loop.call_at(due, self._tick)
+
+    # -- out ---------------------------------------------------------------------------------------
+
+    def _decided(self) -> None:
+        reply, self._reply = self._reply, None
+        if reply is None or self.transport.is_closing():
+            return
+        body = reply.body
+        if body is None:
+            self._go_on(reply)
+            return
+        self._write(body)
+        self.server_state.total_requests += 1
+        if self._last:
+            self.transport.close()
+        self._release()
+
+    def _release(self) -> None:
+        """Go on with what the client sent before it had its answer."""
+        if self._held:
+            held, self._held = self._held, b""
+            self.flow.resume_reading()
+            self.loop.call_soon(self.data_received, held)
+
+    def _write(self, body: bytes) -> None:
+        if self._prefix_of is not self.server_state.default_headers:
+            self._prefix_of = self.server_state.default_headers
+            lines = [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
+            self._prefix = b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\n" % b"".join(
+                lines
+            )
+        if len(body) <= MAX_JOINED:
+            self.transport.write(
+                b"%bcontent-length: %d\r\n\r\n%b" % (self._prefix, len(body), body)
+            )
+        else:
+            self.transport.write(b"%bcontent-length: %d\r\n\r\n" % (self._prefix, len(body)))
+            self.transport.write(body)
+
+    def _go_on(self, reply: Reply) -> None:
+        """Answer with a stream of events, which needs a task, as the ordinary way has one."""
+        endpoint, session = self._heads.endpoint, self._session
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            connection = Connection(receive, send)
+            try:
+                await endpoint.answer(reply, session, connection)
+            finally:
+                connection.unwatch()
+
+        self.cycle = RequestResponseCycle(
+            scope={"type": "http", "method": "POST"},  # type: ignore[arg-type] # all that is read
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=not self._last,
+            on_response=self.on_response_complete,
+        )
+        self.cycle.more_body = False
+        self._start_asgi_task(self.cycle, app)  # type: ignore[arg-type]
+
+    # -- the ordinary way --------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._parsing = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        data, names = self._data, [name for name, _ in self.headers]
+        if not _SIMPLE.intersection(names) and names.count(b"content-length") == 1:
+
+            def vouch(session: Session) -> None:
+                self._vouch(data, session)
+
+            self.scope["extensions"] = {VOUCH: vouch}  # type: ignore[typeddict-item] # as ASGI says
+        super().on_headers_complete()
+
+    def _vouch(self, data: bytes, session: Session) -> None:
+        """Remember the head of `data`: requests that begin with it belong to `session`."""
+        end = data.find(b"\r\n\r\n") + 4
+        found = _LENGTH.search(data, 0, end)
+        if end < 4 or found is None or data.find(b"\r\n\r\n", end) >= 0:
+            return  # it came in pieces, or with another one
+        at, digits_end = found.span(1)
+        self._digits_at = at
+        self._heads.add(data[:at] + data[digits_end:end], Head(at, session))
+
+    def on_message_complete(self) -> None:
+        self._parsing = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._release()
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that was not used; requests of the short way do not stop the timer."""
+        left = self._since + self.timeout_keep_alive - self.loop.time()
+        if self._reply is not None or left > 0:
+            pause = max(left, 1.0)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                pause, self.timeout_keep_alive_handler
+            )
+        else:
+            super().timeout_keep_alive_handler()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._reply is not None:
+            self._reply.lost()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self._reply is not None:
+            self._last = True
+        else:
+            super().shutdown()
