@@ -321,7 +321,11 @@ async def _serve(
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     async with app.lifespan():
-        heads = Heads(app.running.endpoint, keepalive=app.settings.keepalive)
+        heads = Heads(
+            app.running.endpoint,
+            keepalive=app.settings.keepalive,
+            max_body=app.settings.max_body,
+        )
         config = uvicorn.Config(
             app,
             lifespan="off",

@@ -2,7 +2,7 @@
 
 A client sends the same head with every call, but for the length. So the first request with a head
 takes the ordinary way through ASGI, where everything about it is checked, and is vouched for; the
-next ones that arrive whole, with the same head, go straight to the endpoint, and a JSON answer
+next ones with the same head go straight to the endpoint, and a JSON answer
 straight to the socket: no task, no second parse, one write. Whatever is not that simple takes the
 ordinary way. `docs/decisions.md` has the figures.
 
@@ -12,7 +12,7 @@ Neighbours: `serve` installs it; `frontend.endpoint` does the work.
 
 import asyncio
 import re
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -31,7 +31,7 @@ MAX_JOINED: Final = 65536
 """Bytes of an answer that are copied to be written together with its head."""
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: ?(\d{1,9})\r\n", re.IGNORECASE)
-_SIMPLE: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"origin"})
+_SPECIAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"origin"})
 """Headers that make a request too special, whatever they say."""
 
 
@@ -45,9 +45,13 @@ class Head(NamedTuple):
 class Heads:
     """The heads that were vouched for, of all connections of one server."""
 
-    def __init__(self, endpoint: Endpoint, *, keepalive: float) -> None:
-        """`keepalive`: seconds after which a reply that is still open becomes a stream."""
+    def __init__(self, endpoint: Endpoint, *, keepalive: float, max_body: int) -> None:
+        """`keepalive`: seconds after which a reply that is still open becomes a stream.
+
+        `max_body`: bytes.
+        """
         self.endpoint = endpoint
+        self.max_body = max_body
         self.keepalive = keepalive
         self._heads: dict[bytes, Head] = {}
 
@@ -86,6 +90,9 @@ class FastLane(HttpToolsProtocol):
         # Of the request that takes the short way.
         self._reply: Reply | None = None
         self._session: Session | None = None
+        self._parts: list[bytes] = []
+        self._awaited = 0
+        """Bytes of its body that are still to come; `_parts` has its head and what there is."""
         self._since = 0.0
         self._timer_runs = False
         self._held = b""
@@ -100,13 +107,30 @@ class FastLane(HttpToolsProtocol):
         if self._reply is not None:  # the client did not wait for its answer
             self._held += data
             self.flow.pause_reading()
+        elif self._awaited:
+            self._parts.append(data)
+            self._awaited -= len(data)
+            if self._awaited <= 0:
+                self._arrived()
         elif not self._take(data):
-            self._data = data
-            super().data_received(data)
-            self._data = b""
+            self._take_slowly(data)
+
+    def _take_slowly(self, data: bytes) -> None:
+        self._data = data
+        super().data_received(data)
+        self._data = b""
+
+    def _arrived(self) -> None:
+        """The rest of a body is there, or will not be waited for any longer."""
+        parts, self._parts = self._parts, []
+        awaited, self._awaited = self._awaited, 0
+        body = b"".join(parts[1:])
+        session = self._session
+        if awaited or session is None or not self._begin(session, body):
+            self._take_slowly(parts[0] + body)
 
     def _take(self, data: bytes) -> bool:
-        """Begin with `data` if it is one whole request with a head that was vouched for."""
+        """Begin with `data` if it is one request with a head that was vouched for, so far."""
         at = self._digits_at
         if not at or self._parsing or self.flow.write_paused or self._answering():
             return False
@@ -118,38 +142,53 @@ class FastLane(HttpToolsProtocol):
         if head is None or head.digits_at != at:
             return False
         digits = data[at:end_of_digits]
-        if not digits.isdigit() or end + int(digits) != len(data):
+        if not digits.isdigit():
             return False
-        return self._begin(head.session, data[end:])
+        length = int(digits)
+        missing = end + length - len(data)
+        if missing == 0:
+            return self._begin(head.session, data[end:])
+        if missing < 0 or length > self._heads.max_body:
+            return False
+        self._session = head.session
+        self._parts, self._awaited = [data[:end], data[end:]], missing
+        self._arm()
+        return True
 
     def _answering(self) -> bool:
         """Return whether a request that took the ordinary way is not answered yet."""
-        cycle: RequestResponseCycle | None = self.cycle
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
         return bool(self.pipeline) or (cycle is not None and not cycle.response_complete)
 
     def _begin(self, session: Session, body: bytes) -> bool:
         reply = self._heads.endpoint.begin_fast(session, body)
         if reply is None:
             return False
-        self._since = self.loop.time()
         self._session, self._reply = session, reply
+        self._arm()
         reply.when_decided(self._decided)
+        return True
+
+    def _arm(self) -> None:
+        """Have `_tick` called `keepalive` seconds from now, by one timer for all requests."""
+        self._since = self.loop.time()
         if not self._timer_runs:
             self._timer_runs = True
             self.loop.call_at(self._since + self._heads.keepalive, self._tick)
-        return True
 
     def _tick(self) -> None:
-        """Make the reply a stream when it has been open for long; one timer for all requests."""
+        """Make the reply a stream when it has been open for long, or give up a slow body."""
         self._timer_runs = False
-        if self._reply is None:
+        if self._reply is None and not self._awaited:
             return
         due = self._since + self._heads.keepalive
-        if self.loop.time() >= due:
-            self._reply.commit()
-        else:
+        if self.loop.time() < due:
             self._timer_runs = True
             self.loop.call_at(due, self._tick)
+        elif self._reply is not None:
+            self._reply.commit()
+        else:  # the ordinary way has a deadline for bodies
+            self._arrived()
 
     # -- out ---------------------------------------------------------------------------------------
 
@@ -224,7 +263,12 @@ class FastLane(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         data, names = self._data, [name for name, _ in self.headers]
-        if not _SIMPLE.intersection(names) and names.count(b"content-length") == 1:
+        if (
+            not _SPECIAL.intersection(names)
+            and names.count(b"content-length") == 1
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+        ):
 
             def vouch(session: Session) -> None:
                 self._vouch(data, session)

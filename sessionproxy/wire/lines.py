@@ -34,7 +34,7 @@ class LineSplitter:
         self._max_line = max_line
         self.taken = 0
         """Bytes fed so far."""
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
         self._held = 0
         # Of a line that is being discarded; None while there is none.
         self._head: bytes | None = None
@@ -69,16 +69,26 @@ class LineSplitter:
         if self._head is not None:
             self._tail = (self._tail + piece)[-KEPT:]
             return
-        self._parts.append(piece)
+        self._append(piece)
         self._held += len(piece)
         if self._held > self._max_line:
             self._head, self._tail = self._ends()
             self._parts.clear()
             self._held = 0
 
+    def _append(self, piece: bytes) -> None:
+        """Keep a piece: a large one as it is, small ones together, so that none costs an object."""
+        last = self._parts[-1] if self._parts else None
+        if len(piece) >= KEPT:
+            self._parts.append(piece)
+        elif isinstance(last, bytearray):
+            last += piece
+        else:
+            self._parts.append(bytearray(piece))
+
     def _ends(self) -> tuple[bytes, bytes]:
         head, tail = bytearray(), b""
         for part in self._parts:
             head += part[: KEPT - len(head)]
-            tail = (tail + part)[-KEPT:] if len(part) < KEPT else part[-KEPT:]
+            tail = (tail + part)[-KEPT:] if len(part) < KEPT else bytes(part[-KEPT:])
         return bytes(head), tail

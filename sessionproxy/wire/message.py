@@ -197,17 +197,17 @@ def split_batch(data: bytes) -> list[bytes]:
 
 _FIRST_ID: Final = re.compile(rb'"id"\s*:\s*(\d+)\s*[,}]')
 _LAST_ID: Final = re.compile(rb'"id"\s*:\s*(\d+)\s*(?:,\s*"jsonrpc"\s*:\s*"2.0"\s*)?}\s*\Z')
-_BODY: Final = re.compile(rb'"(?:result|error|params)"\s*:')
+_BODY: Final = re.compile(rb'"(result|error|params|method)"\s*:')
 
 
 def sniff_response_id(head: bytes, tail: bytes) -> int | None:
     """Return the integer id of a response too long to decode, from its two ends.
 
     Looked for only outside of its body, whose content is anybody's: before it, else at the very
-    end. None where it is not there, or where the message has a method.
+    end. None where it is not there, or where the message has a method or params.
     """
-    before = _BODY.split(head, maxsplit=1)[0]
-    if b'"method"' in before:
+    body = _BODY.search(head)
+    if body is None or body[1] in (b"params", b"method"):
         return None
-    found = _FIRST_ID.search(before) or _LAST_ID.search(tail)
+    found = _FIRST_ID.search(head, 0, body.end()) or _LAST_ID.search(tail)
     return int(found[1]) if found else None

@@ -17,12 +17,16 @@ _TOKEN: Final = "progressToken"
 
 
 def members(params: Bytes | None) -> dict[str, Raw]:
-    """Return the members of an object, each still encoded; none where it is no object."""
+    """Return the members of an object, each still encoded; none where it is no object.
+
+    None either where it is nested too deep to read from here, though it was not for `decode`:
+    the depth that can be read shrinks with that of the stack.
+    """
     if params is None:
         return {}
     try:
         return _OBJECT.decode(params)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
 
 
