@@ -7,17 +7,16 @@ and runs the stop ladder; `serve` chooses the rung.
 """
 
 import ctypes
-import errno
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-import psutil
-
+from .processes import Process, ProcessTable, Snapshot, read_all, read_one
 from .statedir import Record, this_boot
 
 logger = logging.getLogger(__name__)
@@ -25,19 +24,20 @@ logger = logging.getLogger(__name__)
 _PR_SET_CHILD_SUBREAPER: Final = 36
 """From `linux/prctl.h`."""
 
-_SAME_PROCESS: Final = 0.02
-"""Seconds by which two readings of one process's start time may differ: clock ticks."""
-
 
 class Tree(Protocol):
     """All processes of one backend."""
 
-    def remember(self) -> None:
-        """Take note of the descendants there are now. Blocks for a few milliseconds."""
+    async def remember(self) -> None:
+        """Take note of the descendants there are now."""
         ...
 
-    def signal(self, number: signal.Signals) -> int:
-        """Signal every process of the tree; return how many there were. Blocks likewise."""
+    async def signal(self, number: int) -> int:
+        """Signal every process, with 0 none; return how many live besides the leader."""
+        ...
+
+    def kill(self) -> None:
+        """Kill what is known of the tree, at once: the last resort of one that cannot wait."""
         ...
 
 
@@ -60,7 +60,7 @@ class Containment(Protocol):
         ...
 
     def end_left_over(self, record: Record) -> None:
-        """End what an earlier proxy started and did not live to end."""
+        """End what an earlier proxy started and did not live to end. Blocks."""
         ...
 
 
@@ -75,6 +75,12 @@ def become_subreaper() -> bool:
     return libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
+def start_of(pid: int) -> int | None:
+    """Return when a process started, as `Process.started`; None where it is gone."""
+    process = read_one(pid)
+    return None if process is None else process.started
+
+
 class ProcessGroups:
     """Rung (a): groups, descendants, and the subreaper where the process is ours."""
 
@@ -82,133 +88,87 @@ class ProcessGroups:
 
     def __init__(self, *, subreaper: bool = False) -> None:
         self._subreaper = subreaper
+        self._table = ProcessTable()
 
     def command(self, argv: Sequence[str]) -> Sequence[str]:
         return argv
 
     def hold(self, pid: int, tmp: Path) -> "GroupTree":
-        return GroupTree(pid, tmp, collects_zombies=self._subreaper)
+        return GroupTree(self._table, pid, str(tmp), reaps=self._subreaper)
 
     def end_left_over(self, record: Record) -> None:
-        leader = None
-        if record.pid is not None and this_boot(record) and _is(record.pid, record.started):
-            leader = record.pid
-        tree = GroupTree(leader, record.directory / "tmp", collects_zombies=False)
-        if tree.signal(signal.SIGKILL):
-            logger.warning("ended what was left of %s", record.directory.name)
+        leader = record.pid
+        if leader is None or not this_boot(record) or start_of(leader) != record.started:
+            leader = None
+        mark = str(record.directory / "tmp")
+        found = read_all().tree(leader=leader, mark=mark, known=())
+        if leader is not None and (process := read_one(leader)) is not None:
+            found.add(process)
+        count = sum(_signal(process, signal.SIGKILL) for process in found)
+        if count:
+            logger.warning("killed %d processes that an earlier proxy left", count)
 
 
 class GroupTree:
     """The processes of one backend, found anew at each look and remembered from then on."""
 
-    def __init__(self, leader: int | None, tmp: Path, *, collects_zombies: bool) -> None:
+    __slots__ = ("_known", "_leader", "_mark", "_reaps", "_table")
+
+    def __init__(self, table: ProcessTable, leader: int, mark: str, *, reaps: bool) -> None:
+        """`reaps`: orphans of the tree become our children, and are ours to reap."""
+        self._table = table
         self._leader = leader
-        self._tmp = str(tmp)
-        self._collects_zombies = collects_zombies
-        self._since = _start_of(leader)
-        self._known: dict[int, psutil.Process] = {}
+        self._mark = mark
+        self._reaps = reaps
+        self._known: frozenset[Process] = frozenset()
 
-    def remember(self) -> None:
-        parents: dict[int, int] = {}
-        mine: set[int] = set(self._known)
-        if self._leader is not None:
-            mine.add(self._leader)
-        seen: dict[int, psutil.Process] = {}
-        for process in psutil.process_iter():
-            try:
-                parents[process.pid] = process.ppid()
-                seen[process.pid] = process
-                if process.pid not in mine and self._marked(process):
-                    mine.add(process.pid)
-            except psutil.Error:
-                continue
-        mine |= _descendants(mine, parents)
-        for pid in mine - self._known.keys() - {self._leader}:
-            if pid in seen:
-                self._known[pid] = seen[pid]
+    async def remember(self) -> None:
+        self._update(await self._table.look())
 
-    def _marked(self, process: psutil.Process) -> bool:
-        """Return whether it is in the leader's session, or has the private TMPDIR."""
-        if process.create_time() < self._since - _SAME_PROCESS:
-            return False
-        try:
-            if self._leader is not None and os.getsid(process.pid) == self._leader:
-                return True
-            return process.environ().get("TMPDIR") == self._tmp
-        except (OSError, psutil.Error):
-            return False
+    def _update(self, snapshot: Snapshot) -> None:
+        found = snapshot.tree(leader=self._leader, mark=self._mark, known=self._known)
+        for process in found:
+            if process.zombie and self._reaps and process.parent == os.getpid():
+                with suppress(ChildProcessError):
+                    os.waitpid(process.pid, os.WNOHANG)
+        self._known = frozenset(process for process in found if not process.zombie)
 
-    def signal(self, number: signal.Signals) -> int:
-        self.remember()
-        count = 0
-        if self._leader is not None:
-            try:
+    async def signal(self, number: int) -> int:
+        await self.remember()
+        if number:
+            # The group first: a process that forks meanwhile leaves no child behind in it.
+            with suppress(ProcessLookupError, PermissionError):  # none left but zombies
                 os.killpg(self._leader, number)
-            except (ProcessLookupError, PermissionError):
-                pass  # the group is empty, or all that is left of it are zombies
-        for pid, process in tuple(self._known.items()):
-            if _signal(process, number):
-                count += 1
-            else:
-                self._forget(pid)
-        return count
+        return sum(_signal(process, number) for process in self._known)
 
-    def _forget(self, pid: int) -> None:
-        """Drop a process that is dead; a zombie that was orphaned to us is reaped."""
-        del self._known[pid]
-        if self._collects_zombies:
-            try:
-                os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                pass  # somebody else's child, or nobody's any more
+    def kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._leader, signal.SIGKILL)
+        for process in self._known:
+            _signal(process, signal.SIGKILL)
 
 
-def _descendants(of: set[int], parents: dict[int, int]) -> set[int]:
-    """Return every pid with an ancestor in `of`."""
-    found: set[int] = set()
-    grown = True
-    while grown:
-        new = {p for p, parent in parents.items() if parent in of or parent in found} - found - of
-        found |= new
-        grown = bool(new)
-    return found
-
-
-def _start_of(pid: int | None) -> float:
-    if pid is None:
-        return 0.0
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return 0.0
-
-
-def _is(pid: int, started: float | None) -> bool:
-    """Return whether `pid` is still the process that was started then."""
-    return started is not None and abs(_start_of(pid) - started) < _SAME_PROCESS
-
-
-def _signal(process: psutil.Process, number: signal.Signals) -> bool:
+def _signal(process: Process, number: int) -> bool:
     """Signal that very process, never a later one with its pid; return whether it was alive."""
-    if not sys.platform.startswith("linux"):
-        try:
-            process.send_signal(number)
-        except psutil.Error:
+    if not hasattr(os, "pidfd_open"):
+        now = read_one(process.pid)
+        if now is None or now.started != process.started or now.zombie:
             return False
-        return process.status() != psutil.STATUS_ZOMBIE
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(process.pid, number)
+        return True
     try:
         fd = os.pidfd_open(process.pid)
     except OSError:
         return False
     try:  # the descriptor is of one process for good: look who that is, then signal
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+        now = read_one(process.pid)
+        if now is None or now.started != process.started or now.zombie:
             return False
         signal.pidfd_send_signal(fd, number)
-    except (psutil.Error, ProcessLookupError):
+    except ProcessLookupError:
         return False
-    except OSError as error:
-        if error.errno != errno.EPERM:
-            raise
+    except PermissionError:
         logger.warning("may not signal process %d", process.pid)
     finally:
         os.close(fd)

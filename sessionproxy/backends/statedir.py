@@ -32,8 +32,8 @@ class Record:
 
     directory: Path
     pid: int | None
-    started: float | None
-    """When the process started, seconds since the epoch as psutil tells it."""
+    started: int | None
+    """When the process started, as `processes.Process` has it."""
     boot: str
 
 
@@ -54,7 +54,7 @@ class SessionDir:
     def tmp(self) -> Path:
         return self.path / "tmp"
 
-    def write(self, *, pid: int | None = None, started: float | None = None) -> None:
+    def write(self, *, pid: int | None = None, started: int | None = None) -> None:
         """Write the record: first without a pid, before the spawn, and then with it."""
         facts = {"dir": self.path.name, "pid": pid, "started": started, "boot": _boot_id()}
         self._record.write_text(json.dumps(facts))

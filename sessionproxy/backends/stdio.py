@@ -17,14 +17,13 @@ from typing import Final, Protocol
 
 import anyio
 import anyio.to_thread
-import psutil
 
 from ..core.exchange import Hook
 from ..core.ports import Identity, Upstream
 from ..core.relay import Relay
 from ..errors import BackendBusy, BackendGone, BackendStartFailed, Exit
 from ..wire import LineSplitter, Oversize
-from .containment import Containment
+from .containment import Containment, start_of
 from .statedir import SessionDir, StateDir
 from .stderr import StderrLog
 from .template import Template
@@ -269,12 +268,13 @@ class Child:
         """
         bound = grace + TERM_GRACE + KILL_GRACE + 5
         with anyio.move_on_after(bound, shield=True) as scope:
-            await anyio.to_thread.run_sync(self._tree.remember)
+            await self._tree.remember()
             self._close_stdin()
             await self._descend(grace, hurry)
             await self._sweep(hurry)
         if scope.cancelled_caught:
             logger.error("%r: not all of it was gone after %g s", self, bound)
+            self._tree.kill()
         self._close()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._directory.remove)
@@ -283,10 +283,10 @@ class Child:
         """Close stdin, SIGTERM, SIGKILL: each for as long as the leader lives."""
         if await self._exits_within(grace, hurry):
             return
-        await anyio.to_thread.run_sync(self._tree.signal, signal.SIGTERM)
+        await self._tree.signal(signal.SIGTERM)
         if await self._exits_within(TERM_GRACE, hurry):
             return
-        await anyio.to_thread.run_sync(self._tree.signal, signal.SIGKILL)
+        await self._tree.signal(signal.SIGKILL)
         with anyio.move_on_after(KILL_GRACE):
             await self._exited.wait()
 
@@ -304,13 +304,13 @@ class Child:
 
     async def _sweep(self, hurry: anyio.Event) -> None:
         """End what the leader left behind. The tree is always swept, also after a polite end."""
-        number = signal.SIGTERM
+        number: int = signal.SIGTERM
         deadline = anyio.current_time() + LEFT_BEHIND_GRACE
-        while await anyio.to_thread.run_sync(self._tree.signal, number):
-            if number is signal.SIGTERM:
+        while await self._tree.signal(number):
+            if number == signal.SIGTERM:
                 logger.info("%s: ending what %r left behind", self._log.label, self)
             late = hurry.is_set() or anyio.current_time() >= deadline
-            number = signal.SIGKILL if late else signal.Signals(0)
+            number = signal.SIGKILL if late else 0
             await anyio.sleep(POLL)
 
     def _close(self) -> None:
@@ -411,8 +411,7 @@ class StdioLauncher:
             start_new_session=True,
         )
         child = Child(process, self._containment, directory, max_line=self._max_line)
-        with suppress(psutil.Error):
-            directory.write(pid=process.pid, started=psutil.Process(process.pid).create_time())
+        directory.write(pid=process.pid, started=start_of(process.pid))
         return child
 
 

@@ -266,6 +266,7 @@ class FastLane(HttpToolsProtocol):
         if (
             not _SPECIAL.intersection(names)
             and names.count(b"content-length") == 1
+            and self.parser is not None
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
         ):

@@ -44,11 +44,19 @@ def read_headers(scope: Scope) -> Headers:
     """
     pairs: list[tuple[bytes, bytes]] = scope["headers"]
     headers = dict(pairs)
-    if len(headers) != len(pairs):
-        names = [name for name, _ in pairs]
-        for name in SINGLE:
-            if names.count(name) > 1:
-                raise ConflictingHeaders(f"{name.decode()} was sent more than once")
+    return headers if len(headers) == len(pairs) else _combined(pairs)
+
+
+def _combined(pairs: list[tuple[bytes, bytes]]) -> Headers:
+    """Return each header's lines as the one list that they are (RFC 9110 section 5.3)."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in pairs:
+        if name not in headers:
+            headers[name] = value
+        elif name in SINGLE:
+            raise ConflictingHeaders(f"{name.decode()} was sent more than once")
+        else:
+            headers[name] += b", " + value
     return headers
 
 

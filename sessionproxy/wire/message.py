@@ -134,7 +134,7 @@ def on_one_line(raw: Bytes) -> Bytes:
 
 
 def _method(method: str) -> bytes:
-    return ENCODED_METHODS.get(method) or msgspec.json.encode(method)
+    return ENCODED_METHODS.get(method) or bytes(on_one_line(msgspec.json.encode(method)))
 
 
 def encode_request(request_id: bytes, method: str, params: Bytes | None) -> bytes:
