@@ -46,13 +46,22 @@ def default_state_dir() -> Path:
 class SessionDir:
     """The private directory of one backend, and its record. `tmp` inside is its TMPDIR."""
 
-    def __init__(self, path: Path, record: Path) -> None:
-        self.path = path
-        self._record = record
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)  # a tenth of the memory
+
+    @property
+    def path(self) -> Path:
+        return Path(self._path)
 
     @property
     def tmp(self) -> Path:
         return self.path / "tmp"
+
+    @property
+    def _record(self) -> Path:
+        return self.path.with_suffix(".json")
 
     def write(self, *, pid: int | None = None, started: int | None = None) -> None:
         """Write the record: first without a pid, before the spawn, and then with it."""
@@ -119,7 +128,7 @@ class StateDir:
         """Make a private directory for a backend, on record before anything is started in it."""
         self._count += 1
         name = f"{self._count:x}"
-        session = SessionDir(self._instance / name, self._instance / f"{name}.json")
+        session = SessionDir(self._instance / name)
         session.write()
         session.tmp.mkdir(mode=0o700, parents=True)
         session.path.chmod(0o700)

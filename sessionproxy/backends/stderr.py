@@ -30,7 +30,7 @@ class StderrLog:
     def __init__(self) -> None:
         self.label = "spare"
         self._lines = LineSplitter(MAX_LINE)
-        self._last: deque[str] = deque(maxlen=KEPT_LINES)
+        self._last: deque[str] | None = None  # most backends never write a line
         self._window = 0.0
         self._logged = 0
         self._skipped = 0
@@ -40,6 +40,8 @@ class StderrLog:
         for line in self._lines.feed(chunk):
             cut = line.head if isinstance(line, Oversize) else line
             text = cut[:MAX_LINE].decode(errors="replace")
+            if self._last is None:
+                self._last = deque(maxlen=KEPT_LINES)
             self._last.append(text[:KEPT_BYTES])
             self._log(text, now)
 
@@ -58,7 +60,7 @@ class StderrLog:
         """Return the last lines, at most `KEPT_BYTES` characters in all, oldest first."""
         kept: deque[str] = deque()
         size = 0
-        for line in reversed(self._last):
+        for line in reversed(self._last or ()):
             size += len(line)
             if size > KEPT_BYTES:
                 break

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from ..core.exchange import Hook
+from ..core.latch import Latch
 from ..core.ports import Identity, Upstream
 from ..core.relay import Relay
 from ..errors import BackendBusy, BackendGone, BackendStartFailed, Exit
@@ -89,13 +90,13 @@ class Child:
         self._log = StderrLog()
         self._speaker: Speaker | None = None
         self._early: list[bytes | Oversize] = []
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: deque[memoryview] | None = None
         self._unsent_size = 0
         # Moves once.
         self._writable = True
-        self._ended = anyio.Event()
+        self._ended = Latch()
         """It has exited, and all it wrote was delivered; or it went mute."""
-        self._exited = anyio.Event()
+        self._exited = Latch()
         self._exit = Exit()
         self._pidfd = _pidfd(process.pid)
         for fd in (self._in, self._out, self._err):
@@ -142,6 +143,7 @@ class Child:
                 return
             self._loop.add_writer(self._in, self._write_more)
             line = memoryview(line)[written:]
+            self._unsent = deque()
         elif self._unsent_size + len(line) > MAX_UNSENT or len(self._unsent) >= MAX_UNSENT_MESSAGES:
             raise BackendBusy("The backend does not read its input; too much waits for it already.")
         self._unsent.append(memoryview(line))
@@ -168,12 +170,13 @@ class Child:
                 return
         if self._writable:
             self._loop.remove_writer(self._in)
+            self._unsent = None
 
     def _close_stdin(self) -> None:
         if self._writable:
             self._writable = False
             self._loop.remove_writer(self._in)
-            self._unsent.clear()
+            self._unsent = None
             self._unsent_size = 0
             with suppress(OSError):
                 self._stdin.close()
@@ -261,7 +264,7 @@ class Child:
         await self._ended.wait()
         return self._exit
 
-    async def stop(self, grace: float, hurry: anyio.Event) -> None:
+    async def stop(self, grace: float, hurry: Latch) -> None:
         """End the whole tree and remove its directory. Shielded, and bounded.
 
         `grace`: seconds to end by itself once its stdin is closed. `hurry` cuts all waiting short.
@@ -279,7 +282,7 @@ class Child:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._directory.remove)
 
-    async def _descend(self, grace: float, hurry: anyio.Event) -> None:
+    async def _descend(self, grace: float, hurry: Latch) -> None:
         """Close stdin, SIGTERM, SIGKILL: each for as long as the leader lives."""
         if await self._exits_within(grace, hurry):
             return
@@ -290,11 +293,11 @@ class Child:
         with anyio.move_on_after(KILL_GRACE):
             await self._exited.wait()
 
-    async def _exits_within(self, seconds: float, hurry: anyio.Event) -> bool:
+    async def _exits_within(self, seconds: float, hurry: Latch) -> bool:
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
 
-                async def until(event: anyio.Event) -> None:
+                async def until(event: Latch) -> None:
                     await event.wait()
                     tasks.cancel_scope.cancel()
 
@@ -302,7 +305,7 @@ class Child:
                 tasks.start_soon(until, hurry)
         return self._exited.is_set()
 
-    async def _sweep(self, hurry: anyio.Event) -> None:
+    async def _sweep(self, hurry: Latch) -> None:
         """End what the leader left behind. The tree is always swept, also after a polite end."""
         number: int = signal.SIGTERM
         deadline = anyio.current_time() + LEFT_BEHIND_GRACE
@@ -360,7 +363,7 @@ class StdioLauncher:
         self._hooks = hooks
         self._tally = tally if tally is not None else Counter[str]()
         self._take_spare = take_spare
-        self._hurry = anyio.Event()
+        self._hurry = Latch()
 
     def hurry(self) -> None:
         """From now on backends that are being stopped are killed without waiting."""

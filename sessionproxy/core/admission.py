@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 
 from ..errors import AtCapacity
+from .latch import Latch
 
 RETRY_SPREAD: Final = (1.0, 5.0)
 """Seconds between which `Retry-After` is drawn, so that refused clients do not return at once."""
@@ -32,7 +33,7 @@ class Place:
         self._admission = admission
         self._starting = True
         self.owner = owner
-        self.granted = anyio.Event()
+        self.granted = Latch()
 
     def started(self) -> None:
         """The backend has started, or failed to: another one may start. Idempotent."""

@@ -32,6 +32,7 @@ from .admission import Admission
 from .binding import label_of
 from .deadlines import CallLimit
 from .exchange import Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
+from .latch import Latch
 from .ports import Backend, Identity, Launcher
 from .state import EndReason, SessionState, StopReason, advance
 
@@ -71,7 +72,7 @@ class Start:
     __slots__ = ("answer", "failure", "queued", "settled", "waiters")
 
     def __init__(self) -> None:
-        self.settled = anyio.Event()
+        self.settled = Latch()
         self.failure: ProxyError | None = None
         self.answer: Outcome | None = None
         """Of `initialize`, once the backend gave one."""
@@ -109,7 +110,7 @@ class _Handshake:
     def __init__(self, opener: ReplySink | None, client: ClientPort) -> None:
         self._to: ReplySink | ClientPort = opener or client
         self.attached = True
-        self.answered = anyio.Event()
+        self.answered = Latch()
 
     def message(self, message: Outbound) -> None:
         self._to.message(message)
@@ -303,7 +304,7 @@ class Session:
             now = anyio.current_time()
             self.loss = Loss(now, reason, max(0.0, now - self.idle_since), how)
         self.stop_reason = reason
-        self.stopped = anyio.Event()
+        self.stopped = Latch()
         self.state = advance(self.state, SessionState.STOPPING)
         self._fail_in_flight(BackendGone(f"The backend was stopped: {reason}.", how))
         self._scope.cancel()
