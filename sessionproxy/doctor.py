@@ -20,7 +20,7 @@ from .config import ConfigError, Settings
 from .core.exchange import Ask, Exchange, Outbound, Outcome
 from .core.ports import Identity
 from .core.relay import INTERNAL_ERROR
-from .errors import BackendStartFailed, ProxyError
+from .errors import BackendStartFailed, Exit, ProxyError
 from .serve import DEMO, ROUTE, ProxyApp
 from .wire import HANDSHAKE_VERSIONS, Bytes, members
 
@@ -80,6 +80,8 @@ class _NoClient:
     def notification(
         self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
     ) -> None: ...
+
+    def ended(self, how: Exit) -> None: ...
 
 
 async def backend(settings: Settings, command: Sequence[str]) -> AsyncGenerator[Finding]:

@@ -22,7 +22,7 @@ from ..core.exchange import Hook
 from ..core.latch import Latch
 from ..core.ports import Identity, Upstream
 from ..core.relay import Relay
-from ..errors import BackendBusy, BackendGone, BackendStartFailed, Exit
+from ..errors import BackendBusy, BackendStartFailed, Exit
 from ..wire import LineSplitter, Oversize
 from .containment import Containment, start_of
 from .statedir import SessionDir, StateDir
@@ -57,7 +57,7 @@ class Speaker(Protocol):
 
     def receive(self, line: bytes) -> None: ...
     def receive_oversize(self, line: Oversize, limit: int) -> None: ...
-    def fail_all(self, failure: BackendGone) -> None: ...
+    def ended(self, how: Exit) -> None: ...
 
 
 class Child:
@@ -94,7 +94,7 @@ class Child:
         self._unsent_size = 0
         # Moves once.
         self._writable = True
-        self._ended = Latch()
+        self._over = False
         """It has exited, and all it wrote was delivered; or it went mute."""
         self._exited = Latch()
         self._exit = Exit()
@@ -250,19 +250,15 @@ class Child:
             self._read_stderr()
 
     def _went_mute(self, detail: str) -> None:
-        if not self._ended.is_set():
+        if not self._over:
             self._exit = Exit(detail=detail, stderr=self._log.last_lines())
             self._end()
 
     def _end(self) -> None:
-        if not self._ended.is_set():
-            self._ended.set()
+        if not self._over:
+            self._over = True
             if self._speaker is not None:
-                self._speaker.fail_all(BackendGone(f"The backend ended: {self._exit}.", self._exit))
-
-    async def wait_exit(self) -> Exit:
-        await self._ended.wait()
-        return self._exit
+                self._speaker.ended(self._exit)
 
     async def stop(self, grace: float, hurry: Latch) -> None:
         """End the whole tree and remove its directory. Shielded, and bounded.
@@ -327,7 +323,7 @@ class Child:
         self._stdout.close()
         self._stderr.close()
         self._process.poll()
-        self._ended.set()
+        self._over = True
         self._exited.set()
 
 

@@ -54,7 +54,7 @@ class SessionIds:
     def mint(self, route: str, owner: str) -> str:
         """Return a new id, bound to `route` and `owner`."""
         head = self._prefix + self._random(_RANDOM)
-        return urlsafe_b64encode(head + self._mac(head, route, owner)).rstrip(b"=").decode()
+        return _text_of(head + self._mac(head, route, owner))
 
     def authentic(self, identity: Identity) -> bool:
         """Return whether the key of `identity` was minted, by this key, for its route and owner."""
@@ -65,6 +65,8 @@ class SessionIds:
             raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
         except (Base64Error, ValueError):
             return False
+        if _text_of(raw) != text:  # base64 has several texts for the same bytes
+            return False
         head, mac = raw[:_HEAD], raw[_HEAD:]
         if head[:1] != self._prefix[:1]:
             return False
@@ -73,6 +75,10 @@ class SessionIds:
     def _mac(self, head: bytes, route: str, owner: str) -> bytes:
         bound = b"\0".join((head, route.encode(), owner.encode()))
         return blake2b(bound, key=self._key, digest_size=_MAC).digest()
+
+
+def _text_of(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def label_of(identity: Identity) -> str:

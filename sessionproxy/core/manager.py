@@ -98,6 +98,8 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             finally:
                 self.draining = True
                 self.end_all(EndReason.SHUTDOWN)
+                with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                    await self._all_gone()
                 tasks.cancel_scope.cancel()
 
     # -- opening and finding -----------------------------------------------------------------------
@@ -117,6 +119,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             opener=opener,
             keeps_id=self._keeps_ids,
             call_limit=self._call_limit,
+            closing=self._finish_soon,
         )
         self.registry.add(session)
         self._spawn(session)
@@ -225,9 +228,12 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             while self._busy() and not self._hurried:  # noqa: ASYNC110 - an event would cost every call
                 await anyio.sleep(DRAIN_POLL)
         self.end_all(EndReason.SHUTDOWN)
-        while self.registry.awake():  # noqa: ASYNC110 - as above
-            await anyio.sleep(DRAIN_POLL)
+        await self._all_gone()
         return not scope.cancelled_caught
+
+    async def _all_gone(self) -> None:
+        while self.registry.awake():  # noqa: ASYNC110 - an event would cost every session
+            await anyio.sleep(DRAIN_POLL)
 
     def hurry(self) -> None:
         """Cut a drain short: what is in flight gets no more time."""
@@ -241,13 +247,22 @@ class SessionManager(anyio.AsyncContextManagerMixin):
     def _spawn(self, session: Session) -> None:
         # A session outlives the request that opens or wakes it, so it must not inherit that
         # request's ContextVars (its user, its trace).
-        self._context.copy().run(self._tasks.start_soon, self._serve, session)
+        self._context.copy().run(self._tasks.start_soon, self._begin, session)
 
-    async def _serve(self, session: Session) -> None:
-        """Run one life of a session. No failure of one may reach the others."""
+    def _finish_soon(self, session: Session) -> None:
+        self._context.copy().run(self._tasks.start_soon, self._finish, session)
+
+    async def _finish(self, session: Session) -> None:
+        try:
+            await session.finish()
+        finally:
+            self._file(session)
+
+    async def _begin(self, session: Session) -> None:
+        """Start a session's backend. No failure of one session may reach the others."""
         start = session.start
         try:
-            await session.live(
+            await session.begin(
                 self.admission, self._launcher, start_timeout=self.limits.start_timeout
             )
         except Exception:

@@ -38,10 +38,6 @@ class Backend(Protocol):
         """Return the exchanges it has not answered, oldest first."""
         ...
 
-    async def wait_exit(self) -> Exit:
-        """Return, once it has ended by itself, how. All it said before is then delivered."""
-        ...
-
 
 class Upstream(Protocol):
     """Where a backend hands what its server sends on its own account."""
@@ -60,6 +56,11 @@ class Upstream(Protocol):
         """Take a notification; `encoded` is the whole message as it may go to the client."""
         ...
 
+    def ended(self, how: Exit) -> None:
+        """Take note that the backend ended by itself. All that it said before was handed on, and
+        what was in flight is settled."""
+        ...
+
 
 class Launcher(Protocol):
     def launch(
@@ -67,6 +68,7 @@ class Launcher(Protocol):
     ) -> AbstractAsyncContextManager[Backend]:
         """Start a backend on entry; on exit stop it, bounded and shielded.
 
+        The two may happen in different tasks, so no cancel scope may be open between them.
         `label` names the session in logs. Raises: BackendStartFailed: on entry.
         """
         ...

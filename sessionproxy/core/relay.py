@@ -15,7 +15,15 @@ from contextvars import Context
 from typing import Final, Protocol
 
 from .. import wire
-from ..errors import BackendBusy, Exit, InvalidMessage, MalformedMessage, ProxyError, ResultTooLarge
+from ..errors import (
+    BackendBusy,
+    BackendGone,
+    Exit,
+    InvalidMessage,
+    MalformedMessage,
+    ProxyError,
+    ResultTooLarge,
+)
 from ..wire import Bytes, Kind, Message
 from .exchange import Ask, Exchange, Forwarded, Hook, Outcome
 from .ports import Upstream
@@ -42,8 +50,6 @@ class Transport(Protocol):
         Raises: BackendBusy: the backend does not read, and the buffer is full.
         """
         ...
-
-    async def wait_exit(self) -> Exit: ...
 
 
 class Relay:
@@ -282,8 +288,10 @@ class Relay:
         for exchange in exchanges:
             exchange.settle(Outcome(failure=failure))
 
-    async def wait_exit(self) -> Exit:
-        return await self._transport.wait_exit()
+    def ended(self, how: Exit) -> None:
+        """The backend ended by itself: settle what it had in flight, then tell upstream."""
+        self.fail_all(BackendGone(f"The backend ended: {how}.", how))
+        self._upstream.ended(how)
 
     # -- what is seen and counted ----------------------------------------------------------------
 

@@ -1,20 +1,23 @@
 """One conversation, and the backend that it owns while it is awake.
 
-A session is opened and found by `core.manager`, lent to requests as leases, and moved by three
-verbs: `live` runs one backend's life and is its only owner of cleanup; everyone else asks, with
-`stop` (the backend ends, the session sleeps) or `end` (both are over).
+A session is opened and found by `core.manager`, lent to requests as leases, and moved by four
+verbs. `begin` takes what a backend needs and `finish` gives it back, each in a task of its own:
+while a session is ready it has none, which is most of what it would weigh. Everyone else asks,
+with `stop` (the backend ends, the session sleeps) or `end` (both are over).
 
 Neighbours: `core.relay` hands it what the backend sends; the frontend's exchanges and client port
 take it from there.
 """
 
+import logging
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from .. import wire
 from ..errors import (
@@ -36,8 +39,15 @@ from .latch import Latch
 from .ports import Backend, Identity, Launcher
 from .state import EndReason, SessionState, StopReason, advance
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 MAX_SUBSCRIPTIONS: Final = 1000
 """Subscriptions remembered for waking; the oldest is forgotten first."""
+
+MAX_REMEMBERED: Final = 64 * 1024
+"""Bytes remembered for waking, likewise: what a thousand ordinary URIs need."""
 
 SILENT_CALLS: Final = 3
 """Calls in a row that run into the call limit, after which the backend is stopped."""
@@ -88,20 +98,27 @@ class Memory:
     subscriptions: dict[bytes, Bytes] = field(default_factory=dict[bytes, Bytes])
 
     def note(self, kind: Remembers, params: Bytes | None) -> None:
-        kept = bytes(params) if params is not None else b"{}"
-        uri = bytes(wire.members(kept).get("uri", b""))
+        """Keep `params` but for their `_meta`: its progress token was good for one request."""
+        fields = wire.members(params)
+        fields.pop("_meta", None)
+        kept, uri = wire.rebuilt(fields), bytes(fields.get("uri", b""))
         if kind is Remembers.LOG_LEVEL:
-            self.log_level = kept
+            self.log_level = kept if len(kept) <= MAX_REMEMBERED else None
         elif kind is Remembers.UNSUBSCRIBE:
             self.subscriptions.pop(uri, None)
         else:
             self.subscriptions[uri] = kept
-            if len(self.subscriptions) > MAX_SUBSCRIPTIONS:
+            while len(self.subscriptions) > MAX_SUBSCRIPTIONS or self._subscribed > MAX_REMEMBERED:
                 del self.subscriptions[next(iter(self.subscriptions))]
 
     @property
+    def _subscribed(self) -> int:
+        return sum(len(uri) + len(bytes(params)) for uri, params in self.subscriptions.items())
+
+    @property
     def size(self) -> int:
-        return sum(map(len, self.subscriptions)) * 2 + len(bytes(self.log_level or b""))
+        """Bytes it keeps in memory, about."""
+        return self._subscribed + len(bytes(self.log_level or b""))
 
 
 class _Handshake:
@@ -126,11 +143,15 @@ class Session:
         "_asks",
         "_backend",
         "_call_limit",
+        "_closing",
+        "_ended",
+        "_held",
         "_last_ask",
         "_leases",
         "_opener",
         "_scope",
         "_silent_calls",
+        "_was_ready",
         "client",
         "end_reason",
         "identity",
@@ -158,10 +179,12 @@ class Session:
         opener: ReplySink | None = None,
         keeps_id: bool = True,
         call_limit: CallLimit | None = None,
+        closing: Callable[["Session"], None],
     ) -> None:
         """`opener` takes what the backend sends before it has answered `initialize`.
 
-        `keeps_id`: whether the session outlives its backend, asleep.
+        `keeps_id`: whether the session outlives its backend, asleep. `closing` is called when a
+        session that was ready is to be finished: it must see to it that `finish` is run.
         """
         # Fixed for life.
         self.identity = identity
@@ -171,6 +194,7 @@ class Session:
         self.keeps_id = keeps_id
         self.opened_at = anyio.current_time()
         self._call_limit = call_limit
+        self._closing = closing
         # Moves with each life of a backend.
         self.state = SessionState.STARTING
         self.start = Start()
@@ -182,8 +206,12 @@ class Session:
         self.version: str | None = None
         """The revision that was negotiated; None until a backend has answered `initialize`."""
         self._opener = opener
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None
+        self._held: list[AbstractAsyncContextManager[object]] = []
         self._backend: Backend | None = None
+        self._ended: Exit | None = None
+        self._was_ready = False
+        """This life of a backend has got as far as `READY`: its end is `finish`."""
         # Changes with every request.
         self.memory = Memory()
         self.idle_since = self.opened_at
@@ -197,28 +225,60 @@ class Session:
 
     # -- its life --------------------------------------------------------------------------------
 
-    async def live(self, admission: Admission, launcher: Launcher, *, start_timeout: float) -> None:
-        """Take a place, run one backend until it ends or is asked to, and stop it.
+    async def begin(
+        self, admission: Admission, launcher: Launcher, *, start_timeout: float
+    ) -> None:
+        """Take a place, launch a backend and shake hands.
 
-        Returns with the session asleep or closed. Never raises a `ProxyError`: those who wait
-        for the start are given it. `start_timeout`: seconds from the launch to the answer.
+        Returns with the session ready; or asleep or closed, and nothing left running. Never
+        raises a `ProxyError`: those who wait for the start are given it. `start_timeout`: seconds
+        from the launch to the answer.
         """
         failure: ProxyError | None = None
         try:
-            with self._scope:
-                async with admission.place(self.identity.owner) as place:
-                    self.start.queued = False
-                    async with launcher.launch(self.identity, self.label, self) as backend:
-                        await self._initialize(backend, start_timeout)
-                        place.started()
-                        self._became_ready()
-                        how = await backend.wait_exit()
-                        self.stop(StopReason.BACKEND_EXIT, how)
+            with anyio.CancelScope() as self._scope:
+                if self.state is SessionState.STARTING:  # else it was ended before it began
+                    await self._begin(admission, launcher, start_timeout)
         except ProxyError as error:
             failure = error
-        finally:  # no awaits here
-            self._backend = None
-            self._settle(failure)
+        finally:
+            self._scope = None
+            if not self._was_ready:
+                await self._close()
+                self._settle(failure)
+            elif self._ended is not None:
+                self.stop(StopReason.BACKEND_EXIT, self._ended)
+
+    async def _begin(self, admission: Admission, launcher: Launcher, patience: float) -> None:
+        place = await self._hold(admission.place(self.identity.owner))
+        self.start.queued = False
+        backend = await self._hold(launcher.launch(self.identity, self.label, self))
+        await self._initialize(backend, patience)
+        place.started()
+        self._became_ready()
+
+    async def _hold(self, what: AbstractAsyncContextManager[T]) -> T:
+        """Enter `what`, until `_close`, which another task may call."""
+        value = await what.__aenter__()
+        self._held.append(what)
+        return value
+
+    async def finish(self) -> None:
+        """Stop the backend of a session that was ready, and give back its place."""
+        await self._close()
+        self._settle(None)
+
+    async def _close(self) -> None:
+        """Leave what is held, last first. Shielded; bounded by what is left."""
+        with anyio.CancelScope(shield=True):
+            while self._held:
+                try:
+                    await self._held.pop().__aexit__(None, None, None)
+                except Exception:  # the rest must be given back all the same
+                    logger.exception("%r: not all could be given back", self)
+        self._backend = None
+        self._ended = None
+        self._was_ready = False
 
     async def _initialize(self, backend: Backend, patience: float) -> None:
         """Open the conversation with the backend, or open it again.
@@ -233,6 +293,7 @@ class Session:
         backend.request(exchange)
         with anyio.move_on_after(patience) as scope:
             await sink.answered.wait()
+        await checkpoint_if_cancelled()  # `stop` or `end` may have come together with the answer
         if scope.cancelled_caught or exchange.outcome is None:
             raise BackendStartFailed(f"The backend did not answer initialize in {patience:g} s.")
         self.start.answer = answer = exchange.outcome
@@ -259,6 +320,7 @@ class Session:
 
     def _became_ready(self) -> None:
         self.state = advance(self.state, SessionState.READY)
+        self._was_ready = True
         self.stop_reason = None
         self.idle_since = anyio.current_time()
         self._silent_calls = 0
@@ -266,15 +328,13 @@ class Session:
         self.start.settled.set()
 
     def _settle(self, failure: ProxyError | None) -> None:
-        """Move on once the backend is gone. Every way out of `live` comes by here."""
+        """Move on once the backend is gone. Every life of a backend ends here."""
         if self.state is SessionState.STARTING:
             failure = failure or BackendStartFailed("The start was cut off.")
             if self.version is None:
                 self.end(EndReason.START_FAILED)
             else:
                 self.stop(StopReason.START_FAILED)
-        elif self.state is SessionState.READY:
-            self.end(EndReason.SHUTDOWN)
         if self.state is SessionState.STOPPING and not self.keeps_id:
             self.end(EndReason.BACKEND_LOST)
         self.start.failure = failure
@@ -290,7 +350,6 @@ class Session:
         """Leave `ASLEEP` for a new start, which the caller runs with `live`."""
         self.state = advance(self.state, SessionState.STARTING)
         self.start = Start()
-        self._scope = anyio.CancelScope()
         return self.start
 
     def stop(self, reason: StopReason, how: Exit | None = None) -> None:
@@ -298,30 +357,44 @@ class Session:
 
         `how`: how the backend ended, where it did so by itself.
         """
-        if self.state not in (SessionState.STARTING, SessionState.READY):
+        was = self.state
+        if was not in (SessionState.STARTING, SessionState.READY):
             return
-        if self.state is SessionState.READY:
+        if was is SessionState.READY:
             now = anyio.current_time()
             self.loss = Loss(now, reason, max(0.0, now - self.idle_since), how)
         self.stop_reason = reason
         self.stopped = Latch()
         self.state = advance(self.state, SessionState.STOPPING)
         self._fail_in_flight(BackendGone(f"The backend was stopped: {reason}.", how))
-        self._scope.cancel()
+        self._leave(was)
 
     def end(self, reason: EndReason) -> None:
         """Ask it to be over. Idempotent: the first reason given is the one kept."""
         if self.end_reason is not None:
             return
         self.end_reason = reason
-        asleep = self.state is SessionState.ASLEEP
-        self.state = advance(self.state, SessionState.ENDING)
+        was = self.state
+        self.state = advance(was, SessionState.ENDING)
         self._fail_in_flight(SessionEnded(f"The session ended: {reason}."))
         self.client.close()
-        if asleep:  # nothing is left to stop
+        if was is SessionState.ASLEEP:  # nothing is left to stop
             self.state = advance(self.state, SessionState.CLOSED)
         else:
+            self._leave(was)
+
+    def _leave(self, was: SessionState) -> None:
+        """Have the backend stopped: by the task that starts it, or by one that `closing` starts."""
+        if was is SessionState.READY:
+            self._closing(self)
+        elif self._scope is not None:
             self._scope.cancel()
+
+    def ended(self, how: Exit) -> None:
+        """Take note that the backend ended by itself, with all it had in flight."""
+        self._ended = how
+        if self.state is SessionState.READY:
+            self.stop(StopReason.BACKEND_EXIT, how)
 
     def _fail_in_flight(self, failure: ProxyError) -> None:
         if self._backend is not None:
@@ -396,12 +469,16 @@ class Session:
                 backend.notify(method, params)
 
     def _cancel(self, backend: Backend, params: Bytes | None) -> None:
-        """Cancel the exchange that the client's id names; an id that names two cancels none."""
+        """Cancel the exchange that the client's id names; an id that names two cancels none.
+
+        Only exchanges that hold a lease are the client's: what is replayed on waking is not.
+        """
         named = wire.cancelled_request_id(params)
         if named is None:
             return
         key = wire.id_value(named[0])
-        found = [e for e in backend.in_flight() if wire.id_value(e.client_id) == key]
+        theirs = (e for e in backend.in_flight() if e.holder is self)
+        found = [e for e in theirs if wire.id_value(e.client_id) == key]
         if len(found) == 1 and not found[0].treatment.uncancellable:
             backend.cancel(found[0], params)
             found[0].settle(Outcome(failure=RequestCancelled("The request was cancelled.")))
@@ -418,6 +495,8 @@ class Session:
     # -- what the backend sends ------------------------------------------------------------------
 
     def ask(self, ask: Ask, exchange: Exchange | None) -> None:
+        if self.state not in (SessionState.STARTING, SessionState.READY):
+            return  # its backend is being stopped, and waits for no answer
         self._last_ask += 1
         ask.client_id = self._last_ask
         ask.sink = self._sink(exchange)
