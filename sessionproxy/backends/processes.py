@@ -2,7 +2,7 @@
 
 Many backends are stopped together when a proxy ends, and each wants to know its descendants; a
 look of its own for each would take time with the square of their number. Linux's table is read
-from `/proc` directly: through psutil a look takes nine times as long (`scripts/bench_look`).
+from `/proc` directly: through psutil a look takes three times as long (`scripts/bench_look`).
 Neighbours: `backends.containment`.
 """
 

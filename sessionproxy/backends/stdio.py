@@ -226,8 +226,15 @@ class Child:
 
     def _notice_exit(self) -> None:
         """It exited: read what is still in its pipes, and tell how it ended. It stays unreaped."""
-        facts = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if facts is None or self._exited.is_set():
+        if self._exited.is_set():
+            return
+        try:
+            facts = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # somebody else in this process reaped it
+            self._exited.set()
+            self._went_mute("ended, and nobody can say how")
+            return
+        if facts is None:
             return
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
@@ -409,7 +416,12 @@ class StdioLauncher:
             env=dict(what.env),
             start_new_session=True,
         )
-        child = Child(process, self._containment, directory, max_line=self._max_line)
+        try:
+            child = Child(process, self._containment, directory, max_line=self._max_line)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         directory.write(pid=process.pid, started=start_of(process.pid))
         return child
 

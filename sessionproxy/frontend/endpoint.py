@@ -258,7 +258,8 @@ class Endpoint:
         async def begin() -> None:
             try:
                 await self._manager.opened(session)
-                exchange.settle(session.start.answer or Outcome())
+                answer, session.start.answer = session.start.answer, None  # it may be large
+                exchange.settle(answer or Outcome())
             except ProxyError as error:
                 reply.fail(exchange, error)
 
