@@ -231,13 +231,13 @@ class Child:
         try:
             facts = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:  # somebody else in this process reaped it
+            self._watch_no_more()
             self._exited.set()
             self._went_mute("ended, and nobody can say how")
             return
         if facts is None:
             return
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
+        self._watch_no_more()
         self._drain()
         stderr = self._log.last_lines()
         if facts.si_code == os.CLD_EXITED:
@@ -246,6 +246,10 @@ class Child:
             self._exit = Exit(signal=signal.Signals(facts.si_status).name, stderr=stderr)
         self._exited.set()
         self._end()
+
+    def _watch_no_more(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
 
     def _drain(self) -> None:
         """Deliver what the dead process left in its pipes; a descendant may still hold them."""
@@ -321,8 +325,8 @@ class Child:
 
     def _close(self) -> None:
         """Reap the leader and close the pipes. After this its pid may be anybody's."""
+        self._watch_no_more()
         if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
         self._loop.remove_reader(self._out)

@@ -15,7 +15,7 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from ..errors import BackendStartFailed, Draining, SessionNotFound
+from ..errors import BackendStartFailed, Draining, ProxyError, SessionNotFound
 from .admission import Admission, retry_after
 from .binding import SessionIds
 from .circuit import Circuit
@@ -133,18 +133,20 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         Raises:
             AtCapacity: nothing was started.
             BackendStartFailed, InitializeRefused: it was started and is gone again.
-            SessionNotFound: it was ended meanwhile.
+            Draining, SessionNotFound: it was ended meanwhile.
         """
+        start = session.start
         try:
-            await session.start.settled.wait()
+            with self._waiting(session, start):
+                await start.settled.wait()
         except BaseException:
             self.end(session, EndReason.ABANDONED)
             raise
-        if session.start.failure is not None:
-            raise session.start.failure
-        if session.state is not SessionState.READY:
-            raise SessionNotFound(f"{session!r}")
-        self.circuit.succeeded()
+        if start.failure is not None:
+            raise start.failure
+        if _is_over(session):
+            raise self._gone(session)
+        self.circuit.succeeded()  # its backend may have ended since; then it sleeps
 
     def find(self, owner: str, key: str) -> Session:
         """Return the session of `owner` with this id.
@@ -155,7 +157,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         if not self._ids.authentic(identity):
             raise SessionNotFound("not authentic")
         session = self.registry.get(identity)
-        if session.state in (SessionState.ENDING, SessionState.CLOSED):
+        if _is_over(session):
             raise SessionNotFound(f"{session!r}")
         return session
 
@@ -163,12 +165,12 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         """Wait until `session` is ready, waking it if it sleeps. One start serves all who wait.
 
         Raises:
-            SessionNotFound: it ended.
+            Draining, SessionNotFound: it ended.
             AtCapacity, Draining, RouteResting, BackendStartFailed, InitializeRefused: it sleeps on.
         """
         while session.state is not SessionState.READY:
-            if session.state in (SessionState.ENDING, SessionState.CLOSED):
-                raise SessionNotFound(f"{session!r}")
+            if _is_over(session):
+                raise self._gone(session)
             if session.state is SessionState.STOPPING:
                 await session.stopped.wait()
                 continue
@@ -179,7 +181,14 @@ class SessionManager(anyio.AsyncContextManagerMixin):
                 await start.settled.wait()
             if start.failure is not None:
                 raise start.failure
-            self.circuit.succeeded()
+            if not _is_over(session):
+                self.circuit.succeeded()
+
+    def _gone(self, session: Session) -> ProxyError:
+        """Return why nobody need wait for a session that is over."""
+        if session.end_reason is EndReason.SHUTDOWN:
+            return Draining("the proxy is shutting down", retry_after=retry_after())
+        return SessionNotFound(f"{session!r}")
 
     @contextmanager
     def _waiting(self, session: Session, start: Start) -> Generator[None]:
@@ -224,12 +233,13 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         Returns whether all in flight had ended by itself.
         """
         self.draining = True
-        with anyio.move_on_after(patience) as scope:
+        with anyio.move_on_after(patience):
             while self._busy() and not self._hurried:  # noqa: ASYNC110 - an event would cost every call
                 await anyio.sleep(DRAIN_POLL)
+        cut_off = self._busy()
         self.end_all(EndReason.SHUTDOWN)
         await self._all_gone()
-        return not scope.cancelled_caught
+        return not cut_off
 
     async def _all_gone(self) -> None:
         while self.registry.awake():  # noqa: ASYNC110 - an event would cost every session
@@ -294,3 +304,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
                     session.stop(reason)
                 else:
                     self.end(session, reason)
+
+
+def _is_over(session: Session) -> bool:
+    return session.state in (SessionState.ENDING, SessionState.CLOSED)

@@ -8,7 +8,7 @@ sessions; `frontend.problems` turns what is raised into answers.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -197,9 +197,10 @@ class Endpoint:
                     reply.loss = reply.loss or loss
                     session.request(exchange)
 
-        beginning = asyncio.ensure_future(begin())
+        beginning = _beside(reply, begin())
 
         def hung_up() -> None:
+            reply.lost()
             if not beginning.done():
                 beginning.cancel()
                 reply.release()
@@ -207,6 +208,7 @@ class Endpoint:
         connection.watch(hung_up)
         try:
             await self.answer(reply, session, connection)
+            _raise_crash(beginning)
         finally:
             beginning.cancel()
         if not connection.gone and telling and session.loss is telling[0]:
@@ -263,7 +265,7 @@ class Endpoint:
             except ProxyError as error:
                 reply.fail(exchange, error)
 
-        beginning = asyncio.ensure_future(begin())
+        beginning = _beside(reply, begin())
 
         def hung_up() -> None:
             beginning.cancel()
@@ -272,6 +274,7 @@ class Endpoint:
         connection.watch(hung_up)
         try:
             await self._answer_initialize(session, opening, reply, connection)
+            _raise_crash(beginning)
         finally:
             beginning.cancel()
             if connection.gone:  # it never learnt its session's id
@@ -376,6 +379,23 @@ class Endpoint:
     def _check_draining(self) -> None:
         if self._manager.draining:
             raise Draining("the proxy is shutting down", retry_after=1)
+
+
+def _beside(reply: Reply, begin: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    """Run `begin` beside the answer; should it crash, who waits for `reply` is woken."""
+    task = asyncio.ensure_future(begin)
+
+    def done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            reply.release()
+
+    task.add_done_callback(done)
+    return task
+
+
+def _raise_crash(task: asyncio.Task[None]) -> None:
+    if task.done() and not task.cancelled():
+        task.result()
 
 
 def _exchange(message: Message, reply: Reply) -> Exchange:

@@ -103,6 +103,8 @@ def http_problem(error: ProxyError) -> HttpProblem:
         headers.append((b"retry-after", b"%d" % ceil(error.retry_after)))
     elif isinstance(error, errors.MethodNotAllowed):
         headers.append((b"allow", b"GET, POST, DELETE, OPTIONS"))
+    elif isinstance(error, errors.BodyTooLarge | errors.BodyTimeout):
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
     elif isinstance(error, errors.UnsupportedVersion):
         data = {"supported": list(HANDSHAKE_VERSIONS), "requested": str(error)}
     body = wire.encode_error(answer.jsonrpc_code, _said(error), data)

@@ -8,7 +8,6 @@ port; `frontend.reply` opens one per POST; `frontend.connection` reads.
 """
 
 import asyncio
-from collections import deque
 from typing import Final, NamedTuple
 
 from ..core.exchange import Outbound, Outcome
@@ -57,9 +56,9 @@ class EventStream:
         self.number = number
         self._expected = expected
         self._last = 0
-        self._pending: deque[Event] = deque()
+        self._pending: list[Event] = []  # lists: an empty deque takes 760 bytes
         self._pending_size = 0
-        self._kept: deque[Event] = deque()
+        self._kept: list[Event] = []
         self._kept_size = 0
         self._reader = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -108,7 +107,7 @@ class EventStream:
                 return
         self._reader += self._reader % 2
         self._expected = False
-        self._forget_pending(self._pending.popleft())
+        self._forget_pending(self._pending.pop(0))
 
     def _forget_pending(self, event: Event) -> None:
         self._pending_size -= len(event.message.data)
@@ -131,9 +130,9 @@ class EventStream:
         """
         if after is not None:
             again = [event for event in self._kept if event.number > after]
-            self._pending.extendleft(reversed(again))
+            self._pending = [*again, *self._pending]
             self._pending_size += sum(len(event.message.data) for event in again)
-            self._kept = deque(event for event in self._kept if event.number <= after)
+            self._kept = [event for event in self._kept if event.number <= after]
             self._kept_size = sum(len(event.message.data) for event in self._kept)
         self._reader += 2 if self._reader % 2 else 1
         self._expected = False
@@ -155,13 +154,17 @@ class EventStream:
         """Return the events that wait, encoded, and keep them for one who resumes."""
         if ticket != self._reader or not self._pending:
             return b""
-        events, self._pending = self._pending, deque[Event]()
+        events, self._pending = self._pending, []
         self._pending_size = 0
         for event in events:
             self._kept.append(event)
             self._kept_size += len(event.message.data)
-        while len(self._kept) > KEPT_EVENTS or self._kept_size > KEPT_BYTES:
-            self._kept_size -= len(self._kept.popleft().message.data)
+        surplus = max(0, len(self._kept) - KEPT_EVENTS)
+        self._kept_size -= sum(len(event.message.data) for event in self._kept[:surplus])
+        while self._kept_size > KEPT_BYTES:
+            self._kept_size -= len(self._kept[surplus].message.data)
+            surplus += 1
+        del self._kept[:surplus]
         return b"".join([self._encoded(event) for event in events])
 
     def _encoded(self, event: Event) -> bytes:
