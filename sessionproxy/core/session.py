@@ -140,6 +140,7 @@ class Session:
     """A conversation of one client. Its states are in `core.state`."""
 
     __slots__ = (
+        "__weakref__",
         "_asks",
         "_backend",
         "_call_limit",

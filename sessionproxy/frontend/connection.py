@@ -29,7 +29,16 @@ _COMMENT: Final = b": \n\n"
 class Connection:
     """Writes one answer. The `extra` headers go on it, whatever it is."""
 
-    __slots__ = ("_extensions", "_gone_hooks", "_receive", "_send", "_watcher", "extra", "gone")
+    __slots__ = (
+        "_answered",
+        "_extensions",
+        "_gone_hooks",
+        "_receive",
+        "_send",
+        "_watcher",
+        "extra",
+        "gone",
+    )
 
     def __init__(
         self, receive: Receive, send: Send, extensions: Mapping[str, object] | None = None
@@ -41,8 +50,9 @@ class Connection:
         self.extra: Sequence[Header] = ()
         self._watcher: asyncio.Task[None] | None = None
         self._gone_hooks: list[Callable[[], None]] = []
+        self._answered = False
         self.gone = False
-        """The client has hung up; known only while it is watched."""
+        """The client hung up before it had its whole answer; known only while it is watched."""
 
     def vouch(self, session: Session) -> None:
         """Tell our own server that requests with this very head belong to `session`."""
@@ -62,6 +72,8 @@ class Connection:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        if self._answered:  # servers say so, too, once an answer is complete
+            return
         self.gone = True
         for hook in self._gone_hooks:
             hook()
@@ -92,6 +104,7 @@ class Connection:
             "headers": [*headers, length, *self.extra],
         }
         await self._send(start)
+        self._answered = True
         await self._send({"type": "http.response.body", "body": body})
 
     async def events(
@@ -123,6 +136,7 @@ class Connection:
                 if chunk:
                     await self._write(chunk)
                 elif stream.over(ticket):
+                    self._answered = True
                     await self._send({"type": "http.response.body", "body": b""})
                     return stream.ended
                 else:

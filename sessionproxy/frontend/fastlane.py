@@ -13,6 +13,7 @@ Neighbours: `serve` installs it; `frontend.endpoint` does the work.
 import asyncio
 import re
 from typing import Any, ClassVar, Final, NamedTuple, cast
+from weakref import ref
 
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -39,7 +40,8 @@ class Head(NamedTuple):
     """A head that was vouched for, without the digits of its length."""
 
     digits_at: int
-    session: Session
+    session: "ref[Session]"
+    """Weak: a session that is over must not be kept for its heads."""
 
 
 class Heads:
@@ -141,16 +143,17 @@ class FastLane(HttpToolsProtocol):
         head = self._heads.get(data[:at] + data[end_of_digits:end])
         if head is None or head.digits_at != at:
             return False
+        session = head.session()
         digits = data[at:end_of_digits]
-        if not digits.isdigit():
+        if session is None or not digits.isdigit():
             return False
         length = int(digits)
         missing = end + length - len(data)
         if missing == 0:
-            return self._begin(head.session, data[end:])
+            return self._begin(session, data[end:])
         if missing < 0 or length > self._heads.max_body:
             return False
-        self._session = head.session
+        self._session = session
         self._parts, self._awaited = [data[:end], data[end:]], missing
         self._arm()
         return True
@@ -200,6 +203,7 @@ class FastLane(HttpToolsProtocol):
         if body is None:
             self._go_on(reply)
             return
+        self._session = None
         self._write(body)
         self.server_state.total_requests += 1
         if self._last:
@@ -231,6 +235,7 @@ class FastLane(HttpToolsProtocol):
     def _go_on(self, reply: Reply) -> None:
         """Answer with a stream of events, which needs a task, as the ordinary way has one."""
         endpoint, session = self._heads.endpoint, self._session
+        self._session = None
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             connection = Connection(receive, send)
@@ -285,7 +290,7 @@ class FastLane(HttpToolsProtocol):
             return  # it came in pieces, or with another one
         at, digits_end = found.span(1)
         self._digits_at = at
-        self._heads.add(data[:at] + data[digits_end:end], Head(at, session))
+        self._heads.add(data[:at] + data[digits_end:end], Head(at, ref(session)))
 
     def on_message_complete(self) -> None:
         self._parsing = False
