@@ -13,6 +13,7 @@ import subprocess
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
 from typing import Final, Protocol
 
 import anyio
@@ -28,6 +29,11 @@ from .containment import Containment, start_of
 from .statedir import SessionDir, StateDir
 from .stderr import StderrLog
 from .template import Template
+
+try:
+    import sniffio
+except ImportError:
+    sniffio = None
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +107,16 @@ class Child:
         self._pidfd = _pidfd(process.pid)
         for fd in (self._in, self._out, self._err):
             os.set_blocking(fd, False)
+        self._context = copy_context()
+        self._context.run(self._watch)
+
+    def _watch(self) -> None:
+        """Have the loop call back, in a context in which anyio knows its event loop.
+
+        Outside of tasks it asks sniffio, where that is installed, which looks for this variable.
+        """
+        if sniffio is not None:
+            sniffio.current_async_library_cvar.set("asyncio")
         self._loop.add_reader(self._out, self._read_stdout)
         self._loop.add_reader(self._err, self._read_stderr)
         if self._pidfd is not None:
@@ -156,7 +172,7 @@ class Child:
             return 0
         except OSError:  # it closed its stdin, or is gone: the latter is noticed by itself
             self._close_stdin()
-            self._loop.call_later(MUTE_GRACE, self._went_mute, "closed its input")
+            self._expect_exit("closed its input")
             return 0
 
     def _write_more(self) -> None:
@@ -186,7 +202,7 @@ class Child:
     def _read_stdout(self) -> None:
         if not self._read_once():
             self._loop.remove_reader(self._out)
-            self._loop.call_later(MUTE_GRACE, self._went_mute, "closed its output")
+            self._expect_exit("closed its output")
 
     def _read_once(self) -> bool:
         """Read and hand on what there is; return whether the pipe is still open."""
@@ -259,6 +275,10 @@ class Child:
                 break
         if not self._stderr.closed:
             self._read_stderr()
+
+    def _expect_exit(self, detail: str) -> None:
+        """It closed a pipe: give it a moment to exit, so that its status is known."""
+        self._loop.call_later(MUTE_GRACE, self._went_mute, detail, context=self._context)
 
     def _went_mute(self, detail: str) -> None:
         if not self._over:
