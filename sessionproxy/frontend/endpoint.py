@@ -187,15 +187,7 @@ class Endpoint:
                     reply.fail(exchange, error)
                 return
             for exchange in exchanges:
-                loss = session.loss if exchange.treatment.uses_state else None
-                if loss is not None:
-                    telling.append(loss)
-                if loss is not None and self._serving.on_loss is OnLoss.TELL:
-                    now = asyncio.get_running_loop().time()
-                    exchange.settle(Outcome(failure=told(loss, now)))
-                else:
-                    reply.loss = reply.loss or loss
-                    session.request(exchange)
+                self._begin_or_tell(session, exchange, reply, telling)
 
         beginning = _beside(reply, begin())
 
@@ -213,6 +205,23 @@ class Endpoint:
             beginning.cancel()
         if not connection.gone and telling and session.loss is telling[0]:
             session.loss = None
+
+    def _begin_or_tell(
+        self, session: Session, exchange: Exchange, reply: Reply, telling: list[Loss]
+    ) -> None:
+        """Pass a request on, or tell instead that the state it relies on was lost."""
+        loss = session.loss if exchange.treatment.uses_state else None
+        if loss is not None:
+            telling.append(loss)
+            if self._serving.on_loss is OnLoss.TELL:
+                now = asyncio.get_running_loop().time()
+                exchange.settle(Outcome(failure=told(loss, now)))
+                return
+        reply.loss = reply.loss or loss
+        try:
+            session.request(exchange)
+        except ProxyError as error:
+            reply.fail(exchange, error)
 
     async def answer(
         self,
@@ -288,7 +297,8 @@ class Endpoint:
             return
         named = ((b"mcp-session-id", session.identity.key.encode()), *self._idle_header)
         if body is not None:
-            opened = session.state is SessionState.READY
+            # Its backend may have ended meanwhile: then it sleeps, and the id is good.
+            opened = session.version is not None and session.end_reason is None
             await connection.json(body, named if opened else ())
         elif reply.problem is not None:
             raise reply.problem

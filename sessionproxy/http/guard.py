@@ -77,7 +77,7 @@ class Guard:
         found = _HOST.fullmatch(value.decode("latin-1").lower())
         if found is None:
             return False
-        name = found["name"].rstrip(".")
+        name = found["name"].removesuffix(".")
         if name in self._hosts or found[0] in self._hosts:
             return True
         return is_loopback(name) if self._local else _address(name) is not None
@@ -90,7 +90,11 @@ class Guard:
             return False
         scheme, _, rest = text.partition("://")
         found = _HOST.fullmatch(rest)
-        return scheme in ("http", "https") and found is not None and is_loopback(found["name"])
+        return (
+            scheme in ("http", "https")
+            and found is not None
+            and is_loopback(found["name"].removesuffix("."))
+        )
 
 
 def _remembered(verdicts: dict[bytes, bool], value: bytes, judge: Callable[[bytes], bool]) -> bool:
