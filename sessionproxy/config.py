@@ -179,6 +179,9 @@ def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Setti
 
     Raises: ConfigError: a value is out of its bounds, or of another kind.
     """
+    for name in values:
+        if name not in Settings.__struct_fields__:
+            raise ConfigError(f"{named.format(name)}: no such setting")
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:

@@ -2,7 +2,7 @@
 
 A spare has been spawned and not spoken to: which session it will serve, and so what `initialize`
 says, is not known yet. Spares do not count against `max_sessions`. Neighbours:
-`backends.stdio` takes from it; `serve` enters it for the life of the process.
+`backends.launcher` takes from it; `serve` enters it for the life of the process.
 """
 
 import logging
@@ -15,7 +15,8 @@ import anyio
 import anyio.lowlevel
 
 from ..errors import BackendStartFailed
-from .stdio import Child, StdioLauncher
+from .launcher import StdioLauncher
+from .stdio import Child
 
 logger = logging.getLogger(__name__)
 

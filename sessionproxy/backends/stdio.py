@@ -1,8 +1,8 @@
-"""A backend that is a child process: its pipes, its start, and the ladder that ends it.
+"""A backend that is a child process: its pipes, and the ladder that ends it.
 
 The pipes are read and written by the event loop's own readers and writers: no stream object, task
-or thread per child. What is on the pipes is `core.relay`'s business. Neighbours: `core.session`
-launches and leaves; `backends.containment` signals; `backends.pool` keeps spares.
+or thread per child. What is on the pipes is `core.relay`'s business. Neighbours:
+`backends.launcher` starts and stops it; `backends.containment` signals.
 """
 
 import asyncio
@@ -10,25 +10,20 @@ import logging
 import os
 import signal
 import subprocess
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Final, Protocol
 
 import anyio
 import anyio.to_thread
 
-from ..core.exchange import Hook
 from ..core.latch import Latch
-from ..core.ports import Identity, Upstream
-from ..core.relay import Relay
-from ..errors import BackendBusy, BackendStartFailed, Exit
+from ..errors import BackendBusy, Exit
 from ..wire import LineSplitter, Oversize
-from .containment import Containment, start_of
-from .statedir import SessionDir, StateDir
+from .containment import Containment
+from .statedir import SessionDir
 from .stderr import StderrLog
-from .template import Template
 
 try:
     import sniffio
@@ -363,93 +358,3 @@ def _pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):  # not Linux, or an old kernel
         return None
-
-
-class StdioLauncher:
-    """Starts child processes from a template. A `Launcher`."""
-
-    def __init__(
-        self,
-        template: Template,
-        state: StateDir,
-        containment: Containment,
-        *,
-        stop_grace: float,
-        max_line: int,
-        hooks: Sequence[Hook] = (),
-        tally: Counter[str] | None = None,
-        take_spare: Callable[[], Child | None] = lambda: None,
-    ) -> None:
-        """`stop_grace`: seconds to end by itself; `max_line`: bytes. `take_spare` gives a child
-        that was started in advance, if there is one."""
-        self._template = template
-        self._state = state
-        self._containment = containment
-        self._stop_grace = stop_grace
-        self._max_line = max_line
-        self._hooks = hooks
-        self._tally = tally if tally is not None else Counter[str]()
-        self._take_spare = take_spare
-        self._hurry = Latch()
-
-    def hurry(self) -> None:
-        """From now on backends that are being stopped are killed without waiting."""
-        self._hurry.set()
-
-    @asynccontextmanager
-    async def launch(
-        self, identity: Identity, label: str, upstream: Upstream
-    ) -> AsyncGenerator[Relay]:
-        child = self._take_spare() or self.spawn()
-        try:
-            relay = Relay(child, upstream, hooks=self._hooks, tally=self._tally, label=label)
-            child.attach(relay, label)
-            if child.has_exited:  # a spare that ended in this moment
-                raise BackendStartFailed("The backend ended before it was used.")
-            yield relay
-        finally:
-            await self.stop(child)
-
-    async def stop(self, child: Child) -> None:
-        await child.stop(self._stop_grace, self._hurry)
-
-    def spawn(self) -> Child:
-        """Start a child, on record before it runs. Blocks until it has executed its command.
-
-        Raises: BackendStartFailed: it could not be started; nothing of it stays.
-        """
-        try:
-            directory = self._state.new_session()
-        except OSError as error:
-            raise BackendStartFailed(f"No directory for the backend: {error.strerror}.") from None
-        try:
-            return self._spawn_in(directory)
-        except OSError as error:
-            directory.remove()
-            raise BackendStartFailed(f"The backend could not be started: {_told(error)}.") from None
-
-    def _spawn_in(self, directory: SessionDir) -> Child:
-        what = self._template.expand(directory.path)
-        process = subprocess.Popen(
-            self._containment.command(what.argv),
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=what.cwd,
-            env=dict(what.env),
-            start_new_session=True,
-        )
-        try:
-            child = Child(process, self._containment, directory, max_line=self._max_line)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        directory.write(pid=process.pid, started=start_of(process.pid))
-        return child
-
-
-def _told(error: OSError) -> str:
-    what = f"{error.filename}: " if error.filename else ""
-    return f"{what}{error.strerror}"

@@ -1,7 +1,7 @@
 """What a backend is started with: command, working directory and environment.
 
 Only the operator's words reach a command line. A client's never do; the one thing that differs
-between two sessions is what a placeholder stands for. Neighbours: `backends.stdio` expands it.
+between two sessions is what a placeholder stands for. Neighbours: `backends.launcher` expands it.
 """
 
 import os

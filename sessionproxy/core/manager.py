@@ -21,10 +21,11 @@ from .binding import SessionIds
 from .circuit import Circuit
 from .deadlines import CallLimit
 from .exchange import ClientPort, ReplySink
+from .memory import Opening
 from .ports import Identity, Launcher
 from .reaper import PERIOD, SLEEPERS_EVERY, Ages, due
 from .registry import LocalRegistry, Registry
-from .session import Opening, Session, Start
+from .session import Session, Start
 from .state import EndReason, SessionState, StopReason
 
 logger = logging.getLogger(__name__)

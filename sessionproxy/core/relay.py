@@ -37,6 +37,9 @@ INTERNAL_ERROR: Final = -32603
 MAX_ASKS: Final = 1000
 """Requests of one backend that wait for its client; the next one is refused."""
 
+MAX_DIGITS: Final = 18
+"""Digits of an id that could be one of ours."""
+
 MAX_TASK_TOKENS: Final = 256
 """Progress tokens kept for tasks whose request is already answered; the oldest goes first."""
 
@@ -178,7 +181,8 @@ class Relay:
 
     def _answered(self, message: Message) -> None:
         raw = bytes(message.id) if message.id is not wire.UNSET else b""
-        exchange = self._in_flight.pop(int(raw), None) if raw.isdigit() else None
+        ours = raw.isdigit() and len(raw) <= MAX_DIGITS
+        exchange = self._in_flight.pop(int(raw), None) if ours else None
         if exchange is None:
             self._count("unmatched_response")
             return

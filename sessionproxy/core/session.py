@@ -13,8 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -30,12 +29,13 @@ from ..errors import (
     SessionEnded,
     SessionNotFound,
 )
-from ..wire import Bytes, Remembers
+from ..wire import Bytes
 from .admission import Admission
 from .binding import label_of
 from .deadlines import CallLimit
 from .exchange import Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
+from .memory import Loss, Memory, Opening
 from .ports import Backend, Identity, Launcher
 from .state import EndReason, SessionState, StopReason, advance
 
@@ -43,37 +43,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_SUBSCRIPTIONS: Final = 1000
-"""Subscriptions remembered for waking; the oldest is forgotten first."""
-
-MAX_REMEMBERED: Final = 64 * 1024
-"""Bytes remembered for waking, likewise: what a thousand ordinary URIs need."""
-
 SILENT_CALLS: Final = 3
 """Calls in a row that run into the call limit, after which the backend is stopped."""
-
-
-class Opening(NamedTuple):
-    """What the client opened its session with; enough to open it again."""
-
-    params: bytes
-    """Of `initialize`, as the client wrote them."""
-
-    @property
-    def size(self) -> int:
-        """Bytes it keeps in memory, about."""
-        return len(self.params)
-
-
-class Loss(NamedTuple):
-    """That the state a client built up is gone, and why."""
-
-    at: float
-    """On the event loop's clock, seconds."""
-    reason: StopReason
-    idle_for: float
-    """Seconds without a request before it."""
-    exit: Exit | None
 
 
 class Start:
@@ -88,37 +59,6 @@ class Start:
         """Of `initialize`, once the backend gave one."""
         self.queued = True
         self.waiters = 0
-
-
-@dataclass(slots=True)
-class Memory:
-    """What was set up by requests, to be replayed when the session wakes."""
-
-    log_level: Bytes | None = None
-    subscriptions: dict[bytes, Bytes] = field(default_factory=dict[bytes, Bytes])
-
-    def note(self, kind: Remembers, params: Bytes | None) -> None:
-        """Keep `params` but for their `_meta`: its progress token was good for one request."""
-        fields = wire.members(params)
-        fields.pop("_meta", None)
-        kept, uri = wire.rebuilt(fields), bytes(fields.get("uri", b""))
-        if kind is Remembers.LOG_LEVEL:
-            self.log_level = kept if len(kept) <= MAX_REMEMBERED else None
-        elif kind is Remembers.UNSUBSCRIBE:
-            self.subscriptions.pop(uri, None)
-        else:
-            self.subscriptions[uri] = kept
-            while len(self.subscriptions) > MAX_SUBSCRIPTIONS or self._subscribed > MAX_REMEMBERED:
-                del self.subscriptions[next(iter(self.subscriptions))]
-
-    @property
-    def _subscribed(self) -> int:
-        return sum(len(uri) + len(bytes(params)) for uri, params in self.subscriptions.items())
-
-    @property
-    def size(self) -> int:
-        """Bytes it keeps in memory, about."""
-        return self._subscribed + len(bytes(self.log_level or b""))
 
 
 class _Handshake:

@@ -15,7 +15,8 @@ from typing import Final
 from ..config import OnLoss
 from ..core.exchange import Exchange, Outcome
 from ..core.manager import SessionManager
-from ..core.session import Loss, Opening, Session
+from ..core.memory import Loss, Opening
+from ..core.session import Session
 from ..core.state import EndReason, SessionState
 from ..errors import (
     AlreadyInitialized,

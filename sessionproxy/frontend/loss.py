@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from .. import wire
-from ..core.session import Loss
+from ..core.memory import Loss
 from ..core.state import StopReason
 from ..errors import StateLost
 from ..wire import Bytes

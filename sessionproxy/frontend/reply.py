@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from .. import wire
 from ..core.exchange import Exchange, Outbound, Outcome
-from ..core.session import Loss
+from ..core.memory import Loss
 from ..errors import ProxyError
 from . import problems
 from .loss import annotated

@@ -195,8 +195,8 @@ def split_batch(data: bytes) -> list[bytes]:
     return items
 
 
-_FIRST_ID: Final = re.compile(rb'"id"\s*:\s*(\d+)\s*[,}]')
-_LAST_ID: Final = re.compile(rb'"id"\s*:\s*(\d+)\s*(?:,\s*"jsonrpc"\s*:\s*"2.0"\s*)?}\s*\Z')
+_FIRST_ID: Final = re.compile(rb'"id"\s*:\s*(\d{1,18})\s*[,}]')
+_LAST_ID: Final = re.compile(rb'"id"\s*:\s*(\d{1,18})\s*(?:,\s*"jsonrpc"\s*:\s*"2.0"\s*)?}\s*\Z')
 _BODY: Final = re.compile(rb'"(result|error|params|method)"\s*:')
 
 

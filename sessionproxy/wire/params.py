@@ -66,7 +66,7 @@ def progress_of(params: Bytes | None) -> tuple[int, float, dict[str, Raw]] | Non
     """
     fields = members(params)
     token, progress = bytes(fields.get(_TOKEN, b"")), bytes(fields.get("progress", b""))
-    if not token.isdigit():
+    if not token.isdigit() or len(token) > 18:
         return None
     try:
         return int(token), float(progress), fields
