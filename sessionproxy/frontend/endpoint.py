@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from ..config import OnLoss
 from ..core.exchange import Exchange, Outcome
@@ -27,13 +26,11 @@ from ..errors import (
     NotAcceptable,
     ProxyError,
     UnsupportedMediaType,
-    UnsupportedVersion,
 )
 from ..http import Guard, Headers, header_of, media_type, read_body, read_headers
 from ..http.request import Receive, Scope, Send
 from ..wire import (
     BATCHING_VERSIONS,
-    HANDSHAKE_VERSIONS,
     PRIMED_VERSIONS,
     Kind,
     Message,
@@ -43,6 +40,7 @@ from ..wire import (
 )
 from . import problems
 from .connection import Connection, Header
+from .headers import IDLE_HEADER, PREFLIGHT, accepted, check_version, cors
 from .loss import told
 from .reply import Reply
 from .stream import Streams
@@ -50,14 +48,6 @@ from .stream import Streams
 logger = logging.getLogger(__name__)
 
 Owner = str
-
-IDLE_HEADER: Final = b"sessionproxy-idle-timeout"
-"""On the answer to `initialize`: seconds without a request after which the backend stops."""
-
-EXPOSED: Final = b"mcp-session-id, mcp-protocol-version, retry-after, " + IDLE_HEADER
-ACCEPTED: Final = (
-    b"content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +69,6 @@ class Endpoint:
         self._manager = manager
         self._guard = guard
         self._serving = serving
-        self._accepts: dict[bytes, tuple[bool, bool]] = {}
         self._idle_header: tuple[Header, ...] = ()
         if serving.idle is not None:
             self._idle_header = ((IDLE_HEADER, b"%d" % serving.idle),)
@@ -91,7 +80,7 @@ class Endpoint:
             self._guard.check(headers)
             origin = headers.get(b"origin")
             if origin is not None:
-                connection.extra = _cors(origin)
+                connection.extra = cors(origin)
             method: str = scope["method"]
             if method == "POST":
                 await self._post(headers, receive, connection)
@@ -100,7 +89,7 @@ class Endpoint:
             elif method == "DELETE":
                 await self._delete(headers, connection)
             elif method == "OPTIONS" and origin is not None:
-                await connection.empty(204, _PREFLIGHT)
+                await connection.empty(204, PREFLIGHT)
             else:
                 raise MethodNotAllowed(f"{method} is not served here")
         except ProxyError as error:
@@ -116,7 +105,7 @@ class Endpoint:
             raise UnsupportedMediaType("Content-Type must be application/json")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedMediaType("Content-Encoding must be identity")
-        if self._accepted(headers) != (True, True):
+        if accepted(headers) != (True, True):
             raise NotAcceptable("Accept must list application/json and text/event-stream")
         body = await read_body(receive, headers, self._serving.max_body)
         if body.lstrip()[:1] == b"[":
@@ -259,7 +248,7 @@ class Endpoint:
     async def _initialize(self, headers: Headers, message: Message, connection: Connection) -> None:
         if b"mcp-session-id" in headers:
             raise AlreadyInitialized(f"{self._session(headers)!r} is initialised")
-        _check_version(headers, None)
+        check_version(headers, None)
         params = message.object_params()
         opening = Opening(bytes(params) if params is not None else b"{}")
         streams = Streams()
@@ -343,7 +332,7 @@ class Endpoint:
     # -- GET and DELETE ----------------------------------------------------------------------------
 
     async def _get(self, headers: Headers, connection: Connection) -> None:
-        if not self._accepted(headers)[1]:
+        if not accepted(headers)[1]:
             raise NotAcceptable("Accept must list text/event-stream")
         session = self._session(headers)
         self._check_draining()
@@ -371,21 +360,11 @@ class Endpoint:
         """Raises: UnsupportedVersion, MissingSessionId, SessionNotFound."""
         key = header_of(headers, b"mcp-session-id")
         if not key:
-            _check_version(headers, None)
+            check_version(headers, None)
             raise MissingSessionId("the Mcp-Session-Id header is missing")
         session = self._manager.find(self._serving.owner, key)
-        _check_version(headers, session)
+        check_version(headers, session)
         return session
-
-    def _accepted(self, headers: Headers) -> tuple[bool, bool]:
-        """Return whether the client takes JSON, and whether it takes event streams."""
-        accept = headers.get(b"accept", b"*/*")
-        verdict = self._accepts.get(accept)
-        if verdict is None:
-            verdict = _accepted(accept)
-            if len(self._accepts) < 256:
-                self._accepts[accept] = verdict
-        return verdict
 
     def _check_draining(self) -> None:
         if self._manager.draining:
@@ -419,35 +398,3 @@ def _streams(session: Session) -> Streams:
     """Return the session's streams: it was opened here, so its client port is one of ours."""
     assert isinstance(session.client, Streams)
     return session.client
-
-
-def _check_version(headers: Headers, session: Session | None) -> None:
-    """Raises: UnsupportedVersion: (2025-11-25 basic/transports#protocol-version-header)."""
-    version = header_of(headers, b"mcp-protocol-version")
-    if version is None or version in HANDSHAKE_VERSIONS:
-        return
-    if session is None or version != session.version:
-        raise UnsupportedVersion(version)
-
-
-def _accepted(accept: bytes) -> tuple[bool, bool]:
-    types = {media_type(part) for part in accept.split(b",")}
-    json = bool(types & {b"*/*", b"application/*", b"application/json"})
-    events = bool(types & {b"*/*", b"text/*", b"text/event-stream"})
-    return json, events
-
-
-_PREFLIGHT: Final[tuple[Header, ...]] = (
-    (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
-    (b"access-control-allow-headers", ACCEPTED),
-    (b"access-control-max-age", b"600"),
-)
-
-
-def _cors(origin: bytes) -> tuple[Header, ...]:
-    """Return what a page of an allowed origin needs to read the answer (Fetch, CORS protocol)."""
-    return (
-        (b"access-control-allow-origin", origin),
-        (b"access-control-expose-headers", EXPOSED),
-        (b"vary", b"origin"),
-    )
