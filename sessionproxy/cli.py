@@ -206,6 +206,12 @@ def _warn_of_unknown_variables() -> None:
             typer.echo(f"sessionproxy: {name}: no such option, ignored", err=True)
 
 
+def _told(error: Exception) -> str:
+    """Return what was wrong and with which option, which `str` of such an error leaves out."""
+    tell: Callable[[], str] = getattr(error, "format_message", error.__str__)
+    return " ".join(tell().split())
+
+
 def _fail(message: str) -> NoReturn:
     typer.echo(f"sessionproxy: {message}", err=True)
     sys.exit(2)
@@ -219,7 +225,7 @@ def main() -> None:
     except ConfigError as error:
         _fail(str(error))
     except UsageError as error:
-        _fail(str(error))
+        _fail(_told(error))
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)

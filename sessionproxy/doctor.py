@@ -101,8 +101,8 @@ async def backend(settings: Settings, command: Sequence[str]) -> AsyncGenerator[
                 server = _text(members(result).get("serverInfo"))
                 yield Finding("initialize", f"{_took(clock() - began)}: {server}")
                 began = clock()
-                tools = msgspec.json.decode(await request("tools/list", b"{}"))["tools"]
-                names = ", ".join(tool["name"] for tool in tools)
+                tools = _tools(await request("tools/list", b"{}"))
+                names = ", ".join(tool.name for tool in tools)
                 yield Finding("tools/list", f"{_took(clock() - began)}: {len(tools)}: {names}")
                 began = clock()
             yield Finding("stop", _took(clock() - began))
@@ -139,6 +139,21 @@ def _result(exchange: Exchange) -> Bytes:
     if outcome.result is None:
         raise BackendStartFailed(f"{exchange.method}: {bytes(outcome.error or b'').decode()}")
     return outcome.result
+
+
+class _Tool(msgspec.Struct):
+    name: str
+
+
+class _Tools(msgspec.Struct):
+    tools: list[_Tool]
+
+
+def _tools(result: Bytes) -> list[_Tool]:
+    try:
+        return msgspec.json.decode(result, type=_Tools).tools
+    except msgspec.DecodeError as error:
+        raise BackendStartFailed(f"tools/list: {error}") from None
 
 
 def _initialize_params() -> bytes:

@@ -25,7 +25,8 @@ from .memory import Opening
 from .ports import Identity, Launcher
 from .reaper import PERIOD, SLEEPERS_EVERY, Ages, due
 from .registry import LocalRegistry, Registry
-from .session import Session, Start
+from .session import Session
+from .start import Start
 from .state import EndReason, SessionState, StopReason
 
 logger = logging.getLogger(__name__)

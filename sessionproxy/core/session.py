@@ -16,14 +16,12 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from .. import wire
 from ..errors import (
     BackendGone,
     BackendStartFailed,
     Exit,
-    InitializeRefused,
     ProxyError,
     RequestCancelled,
     SessionEnded,
@@ -31,12 +29,14 @@ from ..errors import (
 )
 from ..wire import Bytes
 from .admission import Admission
+from .asks import Asks
 from .binding import label_of
 from .deadlines import CallLimit
 from .exchange import Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
 from .memory import Loss, Memory, Opening
 from .ports import Backend, Identity, Launcher
+from .start import Start, resume, shake_hands
 from .state import EndReason, SessionState, StopReason, advance
 
 logger = logging.getLogger(__name__)
@@ -45,35 +45,6 @@ T = TypeVar("T")
 
 SILENT_CALLS: Final = 3
 """Calls in a row that run into the call limit, after which the backend is stopped."""
-
-
-class Start:
-    """One attempt to get a backend running; all who wait for it share it."""
-
-    __slots__ = ("answer", "failure", "queued", "settled", "waiters")
-
-    def __init__(self) -> None:
-        self.settled = Latch()
-        self.failure: ProxyError | None = None
-        self.answer: Outcome | None = None
-        """Of `initialize`, once the backend gave one."""
-        self.queued = True
-        self.waiters = 0
-
-
-class _Handshake:
-    """Where the answer to our `initialize` goes; what comes before it goes to the opener."""
-
-    def __init__(self, opener: ReplySink | None, client: ClientPort) -> None:
-        self._to: ReplySink | ClientPort = opener or client
-        self.attached = True
-        self.answered = Latch()
-
-    def message(self, message: Outbound) -> None:
-        self._to.message(message)
-
-    def settled(self, exchange: Exchange) -> None:
-        self.answered.set()
 
 
 class Session:
@@ -87,7 +58,6 @@ class Session:
         "_closing",
         "_ended",
         "_held",
-        "_last_ask",
         "_leases",
         "_opener",
         "_scope",
@@ -158,8 +128,7 @@ class Session:
         self.idle_since = self.opened_at
         self._leases = 0
         self._silent_calls = 0
-        self._last_ask = 0
-        self._asks: dict[int, Ask] = {}
+        self._asks = Asks()
 
     def __repr__(self) -> str:
         return f"<Session {self.label} {self.state.value} leases={self._leases}>"
@@ -194,7 +163,13 @@ class Session:
         place = await self._hold(admission.place(self.identity.owner))
         self.start.queued = False
         backend = await self._hold(launcher.launch(self.identity, self.label, self))
-        await self._initialize(backend, patience)
+        self._backend = backend
+        result = await shake_hands(
+            backend, self.opening, self.start, self._opener or self.client, patience=patience
+        )
+        if self.version is not None:
+            resume(backend, self.memory, self.client)
+        self.version = wire.text_member(result, "protocolVersion") or ""
         place.started()
         self._became_ready()
 
@@ -220,44 +195,6 @@ class Session:
         self._backend = None
         self._ended = None
         self._was_ready = False
-
-    async def _initialize(self, backend: Backend, patience: float) -> None:
-        """Open the conversation with the backend, or open it again.
-
-        Raises:
-            BackendStartFailed: no answer in time, or the backend ended.
-            InitializeRefused: it answered with an error.
-        """
-        self._backend = backend
-        sink = _Handshake(self._opener, self.client)
-        exchange = Exchange("initialize", self.opening.params, client_id=b"0", sink=sink)
-        backend.request(exchange)
-        with anyio.move_on_after(patience) as scope:
-            await sink.answered.wait()
-        await checkpoint_if_cancelled()  # `stop` or `end` may have come together with the answer
-        if scope.cancelled_caught or exchange.outcome is None:
-            raise BackendStartFailed(f"The backend did not answer initialize in {patience:g} s.")
-        self.start.answer = answer = exchange.outcome
-        if answer.failure is not None:
-            how = answer.failure.exit if isinstance(answer.failure, BackendGone) else None
-            raise BackendStartFailed(f"The backend did not start: {answer.failure}", how)
-        if answer.result is None:
-            raise InitializeRefused("The backend refused initialize.", bytes(answer.error or b"{}"))
-        if self.version is not None:
-            self._resume(backend)
-        self.version = wire.text_member(answer.result, "protocolVersion") or ""
-
-    def _resume(self, backend: Backend) -> None:
-        """Bring a fresh backend to where the client believes it is."""
-        backend.notify("notifications/initialized", None)
-        if self.memory.log_level is not None:
-            self._replay(backend, "logging/setLevel", self.memory.log_level)
-        for params in tuple(self.memory.subscriptions.values()):
-            self._replay(backend, "resources/subscribe", params)
-
-    def _replay(self, backend: Backend, method: str, params: Bytes) -> None:
-        sink = _Handshake(None, self.client)  # its answer is of no interest
-        backend.request(Exchange(method, params, client_id=b"0", sink=sink))
 
     def _became_ready(self) -> None:
         self.state = advance(self.state, SessionState.READY)
@@ -341,8 +278,7 @@ class Session:
         if self._backend is not None:
             for exchange in self._backend.in_flight():
                 exchange.settle(Outcome(failure=failure))
-        for ask in tuple(self._asks.values()):
-            self.withdraw(ask, None)
+        self._asks.withdraw_all()
 
     # -- what the client sends -------------------------------------------------------------------
 
@@ -426,11 +362,9 @@ class Session:
 
     def answer(self, client_id: bytes, outcome: Outcome) -> bool:
         """Hand the client's answer to the request it answers; False where there is none such."""
-        ask = self._asks.pop(int(client_id), None) if client_id.isdigit() else None
-        if ask is None:
+        if not self._asks.answer(client_id, outcome):
             return False
         self.idle_since = anyio.current_time()
-        ask.answer(outcome)
         return True
 
     # -- what the backend sends ------------------------------------------------------------------
@@ -438,23 +372,10 @@ class Session:
     def ask(self, ask: Ask, exchange: Exchange | None) -> None:
         if self.state not in (SessionState.STARTING, SessionState.READY):
             return  # its backend is being stopped, and waits for no answer
-        self._last_ask += 1
-        ask.client_id = self._last_ask
-        ask.sink = self._sink(exchange)
-        self._asks[ask.client_id] = ask
-        data = wire.encode_request(b"%d" % ask.client_id, ask.method, ask.params)
-        ask.sink.message(Outbound(data, ask=ask))
+        self._asks.send(ask, self._sink(exchange))
 
     def withdraw(self, ask: Ask, params: Bytes | None) -> None:
-        """Tell the client that a request needs no answer any more."""
-        ask.withdraw()
-        if self._asks.pop(ask.client_id, None) is None or ask.sink is None:
-            return
-        fields: dict[str, Bytes] = {**wire.members(params), "requestId": b"%d" % ask.client_id}
-        if params is None:
-            fields["reason"] = b'"the backend is gone"'
-        note = wire.encode_notification("notifications/cancelled", wire.rebuilt(fields))
-        ask.sink.message(Outbound(note))
+        self._asks.withdraw(ask, params)
 
     def notification(
         self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
