@@ -1,6 +1,7 @@
 """A real proxy in a process of its own, started the way a user does.
 
-Neighbours: every test that needs sockets and processes.
+Neighbours: tests of signals, of the command line and of what outlives a process; the others use
+`tests.rig.embedded`.
 """
 
 import os
@@ -12,23 +13,28 @@ import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import anyio
 import anyio.to_thread
 
-PYTHON = sys.executable
-ROOT = Path(__file__).parents[2]
-DEMO = (PYTHON, "-m", "sessionproxy.demo")
-EVERYTHING = (PYTHON, "-m", "tests.servers.everything")
+PYTHON: Final = sys.executable
+ROOT: Final = Path(__file__).parents[2]
+DEMO: Final = (PYTHON, "-m", "sessionproxy.demo")
+EVERYTHING: Final = (PYTHON, "-m", "tests.servers.everything")
 
 
 class Proxy:
-    """A running `sessionproxy run`. `log` grows while it runs."""
+    """A running `sessionproxy run`. `log` and `banner` grow while it runs."""
 
-    def __init__(self, process: "subprocess.Popen[str]", url: str, state_dir: Path) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[str]", url: str, state_dir: Path, banner: list[str]
+    ) -> None:
         self.process = process
         self.url = url
         self.state_dir = state_dir
+        self.banner = banner
+        """Lines on stdout as far as they were read: up to the one with the endpoint's URL."""
         self.log: list[str] = []
 
     @property
@@ -43,6 +49,15 @@ class Proxy:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    async def more_banner(self) -> list[str]:
+        """Return the lines that follow on stdout, which it gets until it is asked to stop."""
+        assert self.process.stdout is not None
+        self.signal(signal.SIGTERM)
+        with anyio.fail_after(20):
+            return await anyio.to_thread.run_sync(
+                self.process.stdout.read().splitlines, abandon_on_cancel=True
+            )
+
     async def wait(self, seconds: float) -> int:
         """Return its exit status; fail where it takes longer."""
         with anyio.fail_after(seconds):
@@ -54,29 +69,22 @@ async def proxy(
     command: Sequence[str] = (),
     *options: str,
     env: dict[str, str] | None = None,
+    state_dir: Path | None = None,
 ) -> AsyncGenerator[Proxy]:
     """Run a proxy on a free port with a state directory of its own, in front of `command`.
 
     On exit it gets SIGTERM twice, so that nothing is waited for, and must be gone in 15 s.
     """
-    with tempfile.TemporaryDirectory(prefix="sp-") as state:
-        state_dir = Path(state) / "s"
-        argv = [PYTHON, "-m", "sessionproxy", "run", "--port", "0"]
-        argv += ["--state-dir", str(state_dir), *options]
-        if command:
-            argv += ["--", *command]
-        process = subprocess.Popen(
-            argv,
-            cwd=ROOT,
-            env={**os.environ, **(env or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    with tempfile.TemporaryDirectory(prefix="sp-") as directory:
+        state = state_dir or Path(directory) / "s"
+        process = start(command, "--state-dir", str(state), *options, env=env)
         try:
+            banner: list[str] = []
             with anyio.fail_after(20):
-                url = await anyio.to_thread.run_sync(_endpoint, process, abandon_on_cancel=True)
-            running = Proxy(process, url, state_dir)
+                url = await anyio.to_thread.run_sync(
+                    _endpoint, process, banner, abandon_on_cancel=True
+                )
+            running = Proxy(process, url, state, banner)
             reader = threading.Thread(target=_read, args=(process, running.log), daemon=True)
             reader.start()
             yield running
@@ -88,10 +96,28 @@ async def proxy(
                     stream.close()
 
 
-def _endpoint(process: "subprocess.Popen[str]") -> str:
+def start(
+    command: Sequence[str], *options: str, env: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """Start `sessionproxy run` on a free port, unless `options` say another."""
+    argv = [PYTHON, "-m", "sessionproxy", "run", "--port", "0", *options]
+    if command:
+        argv += ["--", *command]
+    return subprocess.Popen(
+        argv,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _endpoint(process: "subprocess.Popen[str]", banner: list[str]) -> str:
     assert process.stdout is not None
     assert process.stderr is not None
     for line in process.stdout:
+        banner.append(line.rstrip())
         name, _, value = line.partition(": ")
         if name == "endpoint":
             return value.strip()
@@ -101,8 +127,7 @@ def _endpoint(process: "subprocess.Popen[str]") -> str:
 def _read(process: "subprocess.Popen[str]", log: list[str]) -> None:
     assert process.stderr is not None
     try:
-        for line in process.stderr:
-            log.append(line.rstrip())
+        log.extend(line.rstrip() for line in process.stderr)
     except ValueError:
         pass  # closed by the test's end
 
@@ -112,10 +137,10 @@ async def _end(process: "subprocess.Popen[str]") -> None:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             await anyio.sleep(0.05)
-    with anyio.move_on_after(15) as scope:
-        while process.poll() is None:
-            await anyio.sleep(0.02)
-    if scope.cancelled_caught:
+    try:
+        with anyio.fail_after(15):
+            await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+    except TimeoutError:
         process.kill()
         process.wait()
-        raise AssertionError("the proxy did not end within 15 s of two SIGTERMs")
+        raise AssertionError("the proxy did not end within 15 s of two SIGTERMs") from None

@@ -1,0 +1,175 @@
+"""DESIGN 10, rung (a): who belongs to a backend, and that nobody else is ever signalled."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sessionproxy.backends import ProcessGroups
+from sessionproxy.backends.containment import start_of
+from sessionproxy.backends.statedir import Record
+from tests.rig.embedded import gone, lives, until
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX alone")
+
+TREE = """
+import os, subprocess, sys, time
+def child(**more):
+    return subprocess.Popen(["sleep", "600"], **more).pid
+def daemon():  # forks twice, so that it is nobody's child
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        pid = os.fork()
+        if pid == 0:
+            os.execvp("sleep", ["sleep", "600"])
+        os.write(write, b"%d" % pid)
+        os._exit(0)
+    os.wait()
+    return int(os.read(read, 20))
+print(child(), child(process_group=0), child(start_new_session=True), daemon(), flush=True)
+sys.stdin.read()
+"""
+"""A leader with a child in its group, one in its session, one in a session of its own, a daemon."""
+
+
+def started(*arguments: str, **env: str) -> "subprocess.Popen[str]":
+    """Start Python as leader of a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **env},
+    )
+
+
+@contextmanager
+def tree(
+    tmp: Path, *, ignores_term: bool = False
+) -> Generator[tuple["subprocess.Popen[str]", list[int]]]:
+    """Start it; yield the leader and the others. What lives on is killed by pid."""
+    script = "import signal; signal.signal(15, signal.SIG_IGN)\n" * ignores_term + TREE
+    pids: list[int] = []
+    with started("-I", "-S", "-c", script, TMPDIR=str(tmp)) as leader:
+        try:
+            assert leader.stdout is not None
+            pids = [int(pid) for pid in leader.stdout.readline().split()]
+            yield leader, pids
+        finally:
+            for pid in (*pids, leader.pid):
+                if lives(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_tree_is_all_that_the_leader_started_however_it_detached(tmp_path: Path) -> None:
+    """DESIGN 5.6, F19, F20: by group, session, ancestry and private TMPDIR."""
+    with tree(tmp_path) as (leader, pids):
+        held = ProcessGroups().hold(leader.pid, tmp_path)
+        assert await held.signal(0) == len(pids) == 4
+        await held.signal(signal.SIGKILL)
+        await gone(leader.pid, *pids)
+        assert await held.signal(0) == 0
+
+
+async def test_what_outlives_the_leader_is_still_found(tmp_path: Path) -> None:
+    """DESIGN 10: the tree is swept also when the leader left politely; it stays unreaped."""
+    with tree(tmp_path) as (leader, pids):
+        held = ProcessGroups().hold(leader.pid, tmp_path)
+        leader.kill()
+        await gone(leader.pid)
+        assert await held.signal(0) == 4
+        await held.signal(signal.SIGKILL)
+        await gone(*pids)
+
+
+async def test_a_descendant_that_hides_is_known_from_an_earlier_look(tmp_path: Path) -> None:
+    """DESIGN 10: descendants remembered by pid and start time."""
+    env = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    code = (
+        "import subprocess, sys\n"
+        f"p = subprocess.Popen(['sleep', '600'], start_new_session=True, env={env!r})\n"
+        "print(p.pid, flush=True); sys.stdin.read()"
+    )
+    with started("-I", "-S", "-c", code) as leader:
+        assert leader.stdout is not None
+        hidden = int(leader.stdout.readline())
+        try:
+            held = ProcessGroups().hold(leader.pid, tmp_path)
+            await held.remember()
+            leader.kill()
+            await gone(leader.pid)
+            assert await held.signal(signal.SIGTERM) == 1
+            await gone(hidden)
+        finally:
+            if lives(hidden):
+                os.kill(hidden, signal.SIGKILL)
+
+
+async def test_two_trees_do_not_touch_each_other(tmp_path: Path) -> None:
+    """DESIGN 5.2."""
+    with tree(tmp_path / "a") as (one, ones), tree(tmp_path / "b") as (two, twos):
+        groups = ProcessGroups()
+        held = groups.hold(one.pid, tmp_path / "a")
+        await held.signal(signal.SIGKILL)
+        await gone(one.pid, *ones)
+        assert all(map(lives, (two.pid, *twos)))
+        assert await groups.hold(two.pid, tmp_path / "b").signal(0) == 4
+
+
+async def test_the_last_resort_kills_what_is_known_at_once(tmp_path: Path) -> None:
+    """`Tree.kill`: for one that cannot wait."""
+    with tree(tmp_path, ignores_term=True) as (leader, pids):
+        held = ProcessGroups().hold(leader.pid, tmp_path)
+        await held.remember()
+        held.kill()
+        await gone(leader.pid, *pids)
+
+
+async def test_a_process_with_a_reused_pid_is_never_signalled(tmp_path: Path) -> None:
+    """FAULTS F22: pid and start time together name a process."""
+    with tree(tmp_path) as (leader, pids):
+        started = start_of(leader.pid)
+        assert started is not None
+        later = Record(tmp_path / "gone", leader.pid, started - 1, _boot())
+        ProcessGroups().end_left_over(later)
+        other_boot = Record(tmp_path / "gone", leader.pid, started, "another boot")
+        ProcessGroups().end_left_over(other_boot)
+        assert all(map(lives, (leader.pid, *pids)))
+
+
+async def test_what_an_earlier_proxy_left_is_ended_by_its_record(tmp_path: Path) -> None:
+    """DESIGN 5.6: swept at the next start, detached descendants too."""
+    with tree(tmp_path / "tmp") as (leader, pids):
+        record = Record(tmp_path, leader.pid, start_of(leader.pid), _boot())
+        ProcessGroups().end_left_over(record)
+        await gone(leader.pid, *pids)
+
+
+async def test_what_was_spawned_but_not_yet_on_record_is_known_by_its_directory(
+    tmp_path: Path,
+) -> None:
+    """DESIGN 10: journalled before the spawn, so without a pid at first."""
+    with tree(tmp_path / "tmp") as (leader, pids):
+        ProcessGroups().end_left_over(Record(tmp_path, None, None, _boot()))
+        await gone(leader.pid, *pids)
+
+
+async def test_a_record_of_nothing_that_runs_signals_nobody(tmp_path: Path) -> None:
+    """DESIGN 10: the next proxy may start much later."""
+    with started("-c", "input()") as bystander:
+        ProcessGroups().end_left_over(Record(tmp_path, 2**22 + 1, 1, _boot()))
+        ProcessGroups().end_left_over(Record(tmp_path, None, None, ""))
+        assert lives(bystander.pid)
+        bystander.kill()
+    await until(lambda: not lives(bystander.pid))
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,218 @@
+"""DESIGN 10: a backend that is a child process, from its spawn to the last rung of the stop ladder.
+
+Behind a whole proxy, since what counts is what its client and the machine see.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+import anyio
+import psutil
+import pytest
+
+from sessionproxy.backends import ProcessGroups, StateDir, StdioLauncher, Template, stdio
+from sessionproxy.core.exchange import Ask, Exchange
+from sessionproxy.core.ports import Identity
+from sessionproxy.errors import BackendStartFailed, Exit
+from sessionproxy.wire import Bytes
+from tests.rig.embedded import SCRIPTED, embedded, gone, lives, scripted, session, until
+from tests.rig.http import Client, connect, http
+
+NEVER: Final = 1000.0
+"""Seconds of a limit that is not to run out in a test."""
+
+ON_EOF = {"eof": [{"stderr": ["end of input"]}, {"wait": "never"}]}
+
+
+@pytest.fixture
+def stderr(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What backends write to stderr, as it is logged."""
+    caplog.set_level(logging.INFO, logger="sessionproxy.backend")
+    return caplog
+
+
+async def test_a_backend_that_heeds_the_end_of_its_input_is_not_signalled(
+    stderr: pytest.LogCaptureFixture,
+) -> None:
+    """DESIGN 5.6, 10: close stdin first."""
+    command = scripted(eof=[{"sleep": 0.2}, {"stderr": ["ended by itself"]}, {"exit": 0}])
+    async with session(command, stop_grace=NEVER) as (proxy, client):
+        await client.delete()
+        await until(lambda: len(proxy.manager.registry) == 0)
+    assert "ended by itself" in stderr.text
+
+
+async def test_one_that_ignores_it_gets_sigterm_after_the_grace(
+    stderr: pytest.LogCaptureFixture,
+) -> None:
+    """FAULTS F17: to the tree, never to the leader alone."""
+    async with session(scripted(**ON_EOF), stop_grace=0.2) as (proxy, client):
+        found = await client.do({"spawn": []}, {"spawn": ["session"]})
+        await client.delete()
+        await gone(found["pid"], *found["children"])
+        await until(lambda: len(proxy.manager.registry) == 0)
+    assert "end of input" in stderr.text
+
+
+async def test_one_that_ignores_sigterm_too_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS F18."""
+    monkeypatch.setattr(stdio, "TERM_GRACE", 0.2)
+    command = scripted(ignores=["SIGTERM"], **ON_EOF)
+    async with session(command, stop_grace=0.1) as (_, client):
+        pid = (await client.do())["pid"]
+        await client.delete()
+        await gone(pid)
+
+
+async def test_a_child_that_ignores_sigterm_is_killed_after_its_leader_left_politely() -> None:
+    """FAULTS F19: the tree is always swept."""
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+    command = ("/bin/sh", "-c", f'"$1" -c "{stubborn}" >&2 & exec "$@"', "sh", *SCRIPTED)
+    async with session(command) as (proxy, client):
+        await until(lambda: len(proxy.processes()) == 2)
+        pids = proxy.processes()
+        await client.delete()
+        await gone(*pids)
+
+
+async def test_a_place_is_held_until_the_backend_is_gone() -> None:
+    """DESIGN 7, 10: `max_sessions` counts backends until they are reaped."""
+    async with session(scripted(**ON_EOF), stop_grace=NEVER, max_sessions=1) as (proxy, client):
+        await client.delete()
+        assert proxy.manager.admission.running == 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Client(client.http, proxy.url).initialize)
+            await until(lambda: proxy.manager.admission.queued == 1)
+            tasks.cancel_scope.cancel()
+        assert proxy.manager.admission.running == 1
+
+
+async def test_hurry_cuts_all_waiting_short() -> None:
+    """DESIGN 7: a second signal ends at once."""
+    async with session(scripted(ignores=["SIGTERM"], **ON_EOF), stop_grace=NEVER) as (
+        proxy,
+        client,
+    ):
+        pid = (await client.do())["pid"]
+        await client.delete()
+        proxy.app.running.launcher.hurry()
+        await gone(pid)
+
+
+async def test_a_backend_runs_in_its_private_directory_as_the_operator_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DESIGN 5.7, 10: `{session.dir}`, TMPDIR, and no variable that nobody named."""
+    monkeypatch.setenv("SECRET", "x")
+    monkeypatch.setenv("PASSED", "y")
+    async with session(
+        (*SCRIPTED, "{}", "{session.dir}"), cwd="{session.dir}", env=["A=b"], pass_env=["PASSED"]
+    ) as (proxy, client):
+        about = (await client.do({"tells": "about"}))["about"]
+        (directory,) = proxy.session_dirs()
+        assert about["cwd"] == about["argv"][1] == str(directory)
+        assert about["env"]["TMPDIR"] == str(directory / "tmp")
+        assert directory.stat().st_mode & 0o777 == 0o700
+        (directory / "tmp" / "left").write_text("behind")
+        await client.delete()
+        await until(lambda: proxy.session_dirs() == [])
+    assert (about["env"]["A"], about["env"]["PASSED"]) == ("b", "y")
+    assert not {"SECRET", "PYTEST_CURRENT_TEST"} & about["env"].keys()
+
+
+async def test_nothing_a_client_sends_reaches_the_command_or_its_environment() -> None:
+    """DESIGN 5.7."""
+    evil = "$(touch /tmp/evil); {session.dir}"
+    async with embedded() as proxy, http() as pool:
+        client = Client(pool, proxy.url)
+        await client.initialize(client={"name": evil, "version": evil})
+        about = (await client.also(x_evil=evil).do({"tells": "about"}))["about"]
+        assert about["argv"] == []
+        assert not any(evil in value for value in about["env"].values())
+
+
+async def test_descriptors_are_back_at_the_start_after_sessions_of_every_fate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS I5."""
+    monkeypatch.setattr(stdio, "MUTE_GRACE", 0.05)
+    async with embedded(stop_grace=0.1) as proxy:
+        counts: list[int] = []
+        for _ in range(3):
+            for fate in ({"exit": 1}, {"close": "stdout"}, {"close": "stdin"}, {"log": ""}):
+                async with connect(proxy.url) as client:
+                    await client.request("x", {"_meta": {"steps": [fate]}})
+                    await client.delete()
+            await until(lambda: len(proxy.manager.registry) == 0)
+            await until(lambda: proxy.manager.admission.running == 0)
+            await anyio.sleep(0.05)  # the server's ends of the clients' connections close
+            counts.append(psutil.Process().num_fds())
+    assert counts[1] == counts[2]
+
+
+async def test_a_backend_that_closes_its_input_is_a_death() -> None:
+    """DESIGN 10: it can never be asked again."""
+    async with session(scripted(reads=3), stop_grace=0.1) as (proxy, client):
+        await client.do({"close": "stdin"})
+        answer = await client.request("x/y", {"_meta": {"steps": [{"wait": "never"}]}})
+        assert "closed its input" in answer["error"]["message"]
+        await until(lambda: proxy.processes() == [])
+
+
+# -- the launcher alone ----------------------------------------------------------------------------
+
+
+def launcher(state: StateDir, *command: str, cwd: str | None = None) -> StdioLauncher:
+    template = Template(command or SCRIPTED, cwd=cwd)
+    return StdioLauncher(template, state, ProcessGroups(), stop_grace=NEVER, max_line=10**6)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDir:
+    return StateDir.open(tmp_path / "s")
+
+
+async def test_a_spawn_that_fails_leaves_no_directory(state: StateDir) -> None:
+    """FAULTS F01."""
+    with pytest.raises(BackendStartFailed, match="could not be started: /nowhere: No such file"):
+        launcher(state, "/bin/sh", cwd="/nowhere").spawn()
+    assert [path.name for path in state.root.glob("run/*/*")] == ["lock"]
+    state.close()
+
+
+async def test_no_room_for_a_directory_is_a_failed_start(state: StateDir) -> None:
+    """FAULTS F40."""
+    state.close()
+    with pytest.raises(BackendStartFailed, match="No directory for the backend"):
+        launcher(state).spawn()
+
+
+async def test_a_launch_cancelled_in_use_stops_its_backend(state: StateDir) -> None:
+    """CONVENTIONS: cancelled while used."""
+    starts = launcher(state)
+    pid = 0
+    with anyio.CancelScope() as scope:
+        async with starts.launch(Identity("r", "o", "k"), "label", NoUpstream()):
+            (pid,) = (p.pid for p in psutil.Process().children())
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert not lives(pid)
+    assert not psutil.pid_exists(pid)  # reaped
+    state.close()
+    assert os.listdir(state.root / "run") == []
+
+
+class NoUpstream:
+    """An `Upstream` that takes everything and does nothing."""
+
+    def ask(self, ask: Ask, exchange: Exchange | None) -> None: ...
+
+    def withdraw(self, ask: Ask, params: Bytes | None) -> None: ...
+
+    def notification(
+        self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
+    ) -> None: ...
+
+    def ended(self, how: Exit) -> None: ...

@@ -1,0 +1,128 @@
+import pytest
+
+from sessionproxy.core.ports import Identity
+from sessionproxy.core.registry import SLEEPER_SIZE, LocalRegistry
+from sessionproxy.core.session import Session
+from sessionproxy.core.state import EndReason, SessionState
+from sessionproxy.errors import SessionNotFound
+
+from .fakes import session_of
+
+
+async def asleep_in(registry: LocalRegistry, *keys: str, size: int = 0) -> list[Session]:
+    """File sleepers in this order, and let go those that must."""
+    sleepers = [session_of(key, state=SessionState.ASLEEP, size=size) for key in keys]
+    for sleeper in sleepers:
+        let_go(registry, registry.moved(sleeper))
+    return sleepers
+
+
+def let_go(registry: LocalRegistry, overdue: tuple[Session, ...]) -> None:
+    for session in overdue:
+        session.end(EndReason.EVICTED)
+        registry.moved(session)
+
+
+async def test_a_session_is_found_by_its_whole_identity_only() -> None:
+    """DESIGN 6: keys are only ever looked up together with route and owner."""
+    registry = LocalRegistry(10)
+    session = session_of("k")
+    registry.add(session)
+    assert registry.get(Identity("fake", "alice", "k")) is session
+    for stranger in (
+        Identity("fake", "bob", "k"),
+        Identity("other", "alice", "k"),
+        Identity("fake", "alice", "K"),
+    ):
+        with pytest.raises(SessionNotFound):
+            registry.get(stranger)
+
+
+async def test_the_same_key_of_two_owners_names_two_sessions() -> None:
+    """DESIGN 6: keys count only inside their owner."""
+    registry = LocalRegistry(10)
+    hers, his = session_of("k"), session_of("k", owner="bob")
+    registry.add(hers)
+    registry.add(his)
+    assert registry.get(hers.identity) is hers
+    assert registry.get(his.identity) is his
+
+
+async def test_a_session_moves_between_those_awake_and_those_asleep() -> None:
+    registry = LocalRegistry(10)
+    session = session_of("k")
+    registry.add(session)
+    assert (registry.awake(), list(registry.asleep())) == ((session,), [])
+
+    session.state = SessionState.ASLEEP
+    assert registry.moved(session) == ()
+    assert (registry.awake(), list(registry.asleep())) == ((), [session])
+    assert registry.get(session.identity) is session
+
+    session.state = SessionState.STARTING
+    assert registry.moved(session) == ()
+    assert (registry.awake(), list(registry.asleep())) == ((session,), [])
+    assert len(registry) == 1
+
+
+@pytest.mark.parametrize("before", [SessionState.READY, SessionState.ASLEEP])
+async def test_a_session_that_is_closed_is_forgotten(before: SessionState) -> None:
+    registry = LocalRegistry(10)
+    session = session_of("k", state=before)
+    registry.moved(session)
+    session.state = SessionState.CLOSED
+    assert registry.moved(session) == ()
+    assert len(registry) == 0
+    with pytest.raises(SessionNotFound):
+        registry.get(session.identity)
+
+
+async def test_of_too_many_sleepers_those_asleep_longest_must_go() -> None:
+    """DESIGN 7: `max_asleep`, oldest evicted."""
+    registry = LocalRegistry(2)
+    a, b, c = await asleep_in(registry, "a", "b", "c")
+    assert list(registry.asleep()) == [b, c]
+    assert a.end_reason is EndReason.EVICTED
+
+
+async def test_one_that_slept_again_counts_from_then() -> None:
+    registry = LocalRegistry(2)
+    a, b = await asleep_in(registry, "a", "b")
+    a.state = SessionState.STARTING
+    registry.moved(a)
+    a.state = SessionState.ASLEEP
+    registry.moved(a)
+    (c,) = await asleep_in(registry, "c")
+    assert list(registry.asleep()) == [a, c]
+    assert b.end_reason is EndReason.EVICTED
+
+
+async def test_sleepers_that_are_large_together_must_go_too() -> None:
+    """DESIGN 7: at most 4 KiB each, here on average."""
+    registry = LocalRegistry(10)
+    assert SLEEPER_SIZE == 4096
+    small = await asleep_in(registry, *"abcd", size=SLEEPER_SIZE)
+    large = await asleep_in(registry, "large", size=7 * SLEEPER_SIZE)
+    assert list(registry.asleep()) == [*small[1:], *large]
+
+
+async def test_sizes_are_given_back_when_sleepers_wake_or_go() -> None:
+    registry = LocalRegistry(2)
+    for turn in range(10):
+        (session,) = await asleep_in(registry, str(turn), size=2 * SLEEPER_SIZE)
+        assert session.end_reason is None
+        session.state = SessionState.STARTING if turn % 2 else SessionState.CLOSED
+        registry.moved(session)
+    await asleep_in(registry, "y", "z", size=SLEEPER_SIZE)
+    assert len(tuple(registry.asleep())) == 2
+
+
+async def test_the_lists_can_be_gone_through_while_sessions_move() -> None:
+    """Ending one session files it anew, in the middle of the reaper's pass."""
+    registry = LocalRegistry(10)
+    sleepers = await asleep_in(registry, *"abc")
+    for session in registry.asleep():
+        session.state = SessionState.CLOSED
+        registry.moved(session)
+    assert len(registry) == 0
+    assert len(sleepers) == 3

@@ -1,0 +1,255 @@
+"""The command line, as a process: DESIGN 11, last row, and what it shows and writes."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sessionproxy import __version__
+from sessionproxy.config import Settings, flag_of
+from tests.rig.embedded import PYTHON, SCRIPTED, scripted, until
+from tests.rig.http import Client, connect, http
+from tests.rig.proxy import DEMO, ROOT, proxy
+
+
+def cli(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command line until it ends, which it must do by itself."""
+    return subprocess.run(
+        [PYTHON, "-m", "sessionproxy", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200", **env},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def assert_one_line(done: "subprocess.CompletedProcess[str]", *says: str) -> None:
+    """It ended with 2 and one line on stderr that says so; and nothing was started."""
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("sessionproxy: ")
+    for text in says:
+        assert text in line
+
+
+# -- wrong use -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--idle", "soon"], ["--idle", "number"]),
+        (["run", "--idle", "-1"], ["--idle", ">= 0"]),
+        (["run", "--port", "70000"], ["--port", "<= 65535"]),
+        (["run", "--path", "mcp"], ["--path", "^/"]),
+        (["run", "--on-loss", "shrug"], ["--on-loss", "tell", "annotate", "not-found"]),
+        (["run", "--log-level", "loud"], ["--log-level", "debug|info"]),
+        (["run", "--no-such"], ["--no-such"]),
+        (["run", "--idle"], ["--idle"]),
+        (["run", "--allow-origin", "app.example"], ["--allow-origin", "SCHEME://HOST"]),
+        (["run", "--allow-host", "http://x"], ["--allow-host", "NAME:PORT"]),
+        (["run", "--env", "A"], ["--env", "NAME=VALUE"]),
+        (["run", "--pass-env", "NO_SUCH"], ["--pass-env", "NO_SUCH"]),
+        (["run", "--", "no-such-command", "x"], ["COMMAND", "no-such-command"]),
+        (["run", "--", "cat", "{session.id}"], ["{session.id}", "{session.dir}"]),
+        (["run", "--host", "0.0.0.0"], ["--host", "0.0.0.0", "--insecure"]),
+        (["run", "--host", "::"], ["--host", "--insecure"]),
+        (["run", "--host", "no.such.host.invalid", "--insecure"], ["--host", "no.such.host"]),
+        (["run", "--state-dir", "/dev/null", "--port", "0"], ["--state-dir", "/dev/null"]),
+        (["no-such"], ["no-such"]),
+        (["doctor", "--idle", "soon"], ["--idle"]),
+    ],
+    ids=lambda value: " ".join(value),
+)  # fmt: skip
+def test_wrong_use_ends_with_one_line_that_names_it_and_what_is_allowed(
+    arguments: list[str], says: list[str]
+) -> None:
+    """DESIGN 11: exit 2; nothing started."""
+    assert_one_line(cli(*arguments), *says)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    """DESIGN 11."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert_one_line(cli("run", "--port", port), "--port", port, "in use")
+
+
+def test_a_wrong_variable_is_named_as_its_option() -> None:
+    """DESIGN 11: every option can also be set in the environment."""
+    assert_one_line(cli("run", SESSIONPROXY_IDLE="soon"), "--idle", "number")
+
+
+def test_a_state_directory_others_can_read_is_refused(tmp_path: Path) -> None:
+    """DESIGN 10: 0700."""
+    tmp_path.chmod(0o755)
+    done = cli("run", "--port", "0", "--state-dir", str(tmp_path))
+    assert_one_line(done, "--state-dir", "0700")
+
+
+# -- what it shows ---------------------------------------------------------------------------------
+
+
+def test_help_lists_every_setting() -> None:
+    """Its options are the fields of `Settings`, one for one."""
+    text = cli("run", "--help").stdout
+    for field in msgspec.structs.fields(Settings):
+        assert flag_of(field.name) in text
+    assert "Examples" in text
+
+
+def test_alone_it_shows_what_there_is() -> None:
+    """A first look costs nothing."""
+    done = cli()
+    assert done.returncode == 0
+    assert "run" in done.stdout
+    assert "doctor" in done.stdout
+
+
+def test_it_tells_its_version() -> None:
+    """`--version`."""
+    assert cli("--version").stdout == f"sessionproxy {__version__}\n"
+
+
+async def test_the_banner_tells_where_and_how_to_connect() -> None:
+    """Plain lines where stdout is no terminal."""
+    async with proxy(SCRIPTED, "--idle", "5", "--max-sessions", "3") as process:
+        assert process.banner[0] == f"sessionproxy {__version__}"
+        shown = dict(line.split(": ", 1) for line in await process.more_banner())
+    assert shown["backend"].endswith("scripted.py")
+    assert process.url in shown["Claude Code"]
+    assert json.loads(shown["mcp.json"])["mcpServers"]["sessionproxy"]["url"] == process.url
+    assert shown["sessions"] == "at most 3 backends; a backend idle for 5 s stops"
+    assert shown["containment"]
+    assert "INSECURE" not in shown
+
+
+async def test_beyond_loopback_it_serves_addresses_and_says_that_it_is_insecure() -> None:
+    """DESIGN 6: only if told `--insecure`; names only where allowed."""
+    options = ("--host", "0.0.0.0", "--insecure", "--allow-host", "api.example")
+    async with proxy(SCRIPTED, *options) as process:
+        url = f"http://127.0.0.1:{process.port}/mcp"
+        async with connect(url) as client:
+            assert (await client.do())["count"] == 1
+            for host, status in (("api.example", 202), ("evil.com", 403), ("localhost", 403)):
+                answer = await client.also(host=host).notify("x")
+                assert answer.status_code == status
+        assert "INSECURE" in dict(line.split(": ", 1) for line in await process.more_banner())
+
+
+async def test_a_variable_sets_an_option_and_an_unknown_one_is_warned_of() -> None:
+    """DESIGN 11: a typo in the environment must not pass unseen."""
+    env = {"SESSIONPROXY_IDLE": "7", "SESSIONPROXY_IDEL": "8"}
+    async with proxy(SCRIPTED, env=env) as process, http() as pool:
+        response = await Client(pool, process.url).initialize()
+        assert response.headers["sessionproxy-idle-timeout"] == "7"
+        await until(lambda: any("SESSIONPROXY_IDEL" in line for line in process.log))
+
+
+async def test_what_follows_the_command_is_its_own() -> None:
+    """`run npx -y ...` works without `--`; the proxy's variables stay its own."""
+    arguments = ("{}", "--idle", "5", "-h", "--version")
+    env = {"SESSIONPROXY_MAX_AGE": "1000"}
+    async with proxy((*SCRIPTED, *arguments), env=env) as process:
+        async with connect(process.url) as client:
+            about = (await client.do({"tells": "about"}))["about"]
+    assert tuple(about["argv"]) == arguments
+    assert not any(name.startswith("SESSIONPROXY_") for name in about["env"])
+
+
+async def test_without_a_command_it_serves_the_demo() -> None:
+    """Something to try, without installing anything."""
+    async with proxy() as process, connect(process.url) as client:
+        assert client.opened["result"]["serverInfo"]["name"] == "sessionproxy-demo"
+
+
+async def test_the_log_tells_of_sessions_without_their_ids() -> None:
+    """DESIGN 5.8: ids are in no log line."""
+    command = scripted(start=[{"stderr": ["from the backend"]}])
+    async with proxy(command, "--log-level", "debug") as process:
+        async with connect(process.url) as client:
+            await client.post(b"{")
+            await client.delete()
+            await client.notify("x")
+            await until(lambda: any("ended: client_delete" in line for line in process.log))
+        log = "\n".join(process.log)
+    assert client.id
+    assert client.id not in log
+    assert re.search(r"\b[0-9a-f]{8}: from the backend", log)
+
+
+async def test_the_log_can_be_json() -> None:
+    """`--log-json`: one object per line."""
+    async with proxy(SCRIPTED, "--log-json") as process, connect(process.url) as client:
+        await client.delete()
+        await until(lambda: any("client_delete" in line for line in process.log))
+    lines = [json.loads(line) for line in process.log]
+    assert all(line.keys() >= {"time", "level", "logger", "message"} for line in lines)
+
+
+# -- doctor ----------------------------------------------------------------------------------------
+
+
+def test_doctor_tells_what_this_machine_offers() -> None:
+    """DESIGN 10: `sessionproxy doctor` shows the rung of containment."""
+    done = cli("doctor")
+    assert done.returncode == 0, done
+    for what in ("python", "containment", "descriptors", "uvloop", "httptools"):
+        assert f" {what}: " in done.stdout
+
+
+def test_doctor_tries_a_backend(tmp_path: Path) -> None:
+    """It starts it the way the proxy does, and leaves nothing."""
+    done = cli("doctor", "--state-dir", str(tmp_path / "s"), "--", *DEMO)
+    assert done.returncode == 0, done
+    for what in ("start", "initialize", "tools/list", "stop"):
+        assert f"ok   {what}: " in done.stdout
+    assert list((tmp_path / "s" / "run").iterdir()) == []
+
+
+def test_doctor_names_a_command_that_is_not_there() -> None:
+    """DESIGN 11: exit 2, after what could be said of the machine."""
+    done = cli("doctor", "--", "no-such-command")
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "sessionproxy: COMMAND: no-such-command: no such command, or not executable\n"
+    )
+
+
+NO_TOOLS = {"on": {"tools/list": [{"replies": {"error": {"code": -32601, "message": "none"}}}]}}
+ODD_TOOLS = {"on": {"tools/list": [{"replies": {"result": {"tools": 5}}}]}}
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (scripted(start=[{"stderr": ["Cannot find module"]}, {"exit": 3}]), "exit status 3"),
+        (scripted(start=[{"stderr": ["Cannot find module"]}, {"exit": 3}]), "Cannot find module"),
+        (scripted(initialize=[{"kill": "SIGKILL"}]), "SIGKILL"),
+        (scripted(initialize=[{"replies": {"error": {"code": 1, "message": "no!"}}}]), "no!"),
+        (scripted(initialize=[{"wait": "never"}]), "no answer to initialize"),
+        (scripted(**NO_TOOLS), "none"),
+        (scripted(**ODD_TOOLS), "tools/list"),
+        (scripted(), "tools/list"),
+    ],
+)
+def test_doctor_tells_what_is_wrong_with_a_backend(
+    command: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    """Ends with status 1, and without a traceback."""
+    options = ("--state-dir", str(tmp_path / "s"), "--start-timeout", "1", "--stop-grace", "0.1")
+    done = cli("doctor", *options, "--", *command)
+    assert done.returncode == 1, done
+    assert "FAIL" in done.stdout
+    assert says in done.stdout
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "s" / "run").iterdir()) == []

@@ -1,0 +1,90 @@
+"""DESIGN 11: a wrong setting is named, with what is allowed, before anything is started."""
+
+import msgspec
+import pytest
+
+from sessionproxy.config import (
+    REPEATED,
+    ConfigError,
+    OnLoss,
+    Settings,
+    description_of,
+    flag_of,
+    settings_from,
+    variable_of,
+)
+
+NAMES = [field.name for field in msgspec.structs.fields(Settings)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_says_what_it_does(name: str) -> None:
+    """One table, from which command line, environment and documentation are made."""
+    assert description_of(name)
+    assert flag_of(name) == "--" + name.replace("_", "-")
+    assert variable_of(name) == "SESSIONPROXY_" + name.upper()
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    """DESIGN 7 and 10."""
+    settings = Settings()
+    assert (settings.host, settings.path, settings.on_loss) == ("127.0.0.1", "/mcp", OnLoss.TELL)
+    assert (settings.idle, settings.linger, settings.session_ttl) == (300, 60, 24 * 3600)
+    assert (settings.max_age, settings.call_timeout) == (0, 0)
+    assert (settings.max_sessions, settings.max_asleep, settings.queue_timeout) == (64, 10_000, 30)
+    assert (settings.start_timeout, settings.stop_grace, settings.drain_timeout) == (60, 20, 30)
+    assert (settings.max_body, settings.max_line) == (16 * 2**20, 64 * 2**20)
+    assert settings.keepalive == 15
+    assert settings.expose_stderr is None
+    assert not settings.insecure
+
+
+def test_values_may_be_written_as_text() -> None:
+    """As the environment has them."""
+    settings = settings_from(
+        {"idle": "1.5", "port": "0", "insecure": "true", "on_loss": "annotate"}
+    )
+    assert (settings.idle, settings.port, settings.insecure) == (1.5, 0, True)
+    assert settings.on_loss is OnLoss.ANNOTATE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("port", value) for value in (-1, 65536, "x")),
+        *(("path", value) for value in ("mcp", "/", "/x/", "")),
+        *(("idle", value) for value in (-1, "soon", float("nan"), None)),
+        *((name, 0) for name in ("session_ttl", "max_sessions", "keepalive", "max_body")),
+        *((name, 0) for name in ("queue_timeout", "start_timeout", "max_asleep")),
+        ("warm", -1),
+        ("max_line", 10),
+        ("log_level", "loud"),
+        ("on_loss", "shrug"),
+        ("env", 5),
+    ],
+)
+def test_a_value_out_of_its_bounds_is_named(name: str, value: object) -> None:
+    """DESIGN 11: the key, and what is allowed, on one line."""
+    with pytest.raises(ConfigError) as caught:
+        settings_from({name: value})
+    text = str(caught.value)
+    assert text.startswith(f"{flag_of(name)}: ")
+    assert "\n" not in text
+
+
+def test_a_setting_that_does_not_exist_is_named() -> None:
+    """DESIGN 11: a typo must not pass for the default."""
+    with pytest.raises(ConfigError, match="max_session: no such setting"):
+        settings_from({"max_session": 5}, named="{}")
+
+
+def test_settings_of_several_values_are_those_that_are_tuples() -> None:
+    """`REPEATED`: repeated flags."""
+    assert {name for name in NAMES if getattr(Settings(), name) == ()} == REPEATED
+
+
+def test_starts_at_once_default_to_twice_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DESIGN 7."""
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    assert Settings().cores_at_once == 6
+    assert Settings(starts_at_once=1).cores_at_once == 1

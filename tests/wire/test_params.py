@@ -1,0 +1,206 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sessionproxy import wire
+from sessionproxy.wire.params import carries_progress_token, with_progress_token
+
+ESCAPED = b'{"_meta":{"\\u0070rogress\\u0054oken":7},"x":1}'
+
+
+def json(data: bytes) -> object:
+    return msgspec.json.decode(data)
+
+
+@pytest.mark.parametrize("token", [b"7", b'"7"', b'"t\\u00e9"', b"-1", b"123456789012345678901"])
+def test_a_progress_token_is_replaced_and_the_old_one_given_back(token: bytes) -> None:
+    """2025-11-25 basic/utilities/progress: a string or an integer, chosen by the sender."""
+    params = b'{"name":"t","_meta":{"progressToken":%b,"other":[1]},"arguments":{}}' % token
+    found = with_progress_token(params, b"42")
+    assert found is not None
+    new, old, is_task = found
+    assert old == token
+    assert not is_task
+    assert json(new) == {
+        "name": "t",
+        "_meta": {"progressToken": 42, "other": [1]},
+        "arguments": {},
+    }
+
+
+def test_a_token_under_a_key_that_is_spelled_with_escapes_is_replaced_too() -> None:
+    """RFC 8259, 7: any character may be escaped; the backend would read it as the same key."""
+    assert carries_progress_token(ESCAPED)
+    found = with_progress_token(ESCAPED, b"42")
+    assert found is not None
+    assert (json(found[0]), found[1]) == ({"_meta": {"progressToken": 42}, "x": 1}, b"7")
+
+
+def test_a_meta_that_is_spelled_with_escapes_is_found_too() -> None:
+    found = with_progress_token(b'{"\\u005fmeta":{"progressToken":7}}', b"42")
+    assert found is not None
+    assert json(found[0]) == {"_meta": {"progressToken": 42}}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        b"{}",
+        b'{"progressToken":1}',
+        b'{"_meta":{}}',
+        b'{"_meta":[{"progressToken":1}]}',
+        b'{"_meta":null}',
+        b'{"arguments":{"_meta":{"progressToken":1}}}',
+        b'{"x":"progressToken"}',
+    ],
+)
+def test_a_token_elsewhere_than_in_meta_is_none(params: bytes) -> None:
+    """2025-11-25 basic/utilities/progress: `params._meta.progressToken`."""
+    assert with_progress_token(params, b"42") is None
+
+
+def test_the_cheap_look_spares_params_without_a_token() -> None:
+    """DESIGN 4, the hot way: most calls have none."""
+    assert not carries_progress_token(b'{"name":"t","arguments":{"a":"\\n"}}')
+
+
+@pytest.mark.parametrize(
+    ("task", "is_task"), [(b'{"task":{"ttl":1},', True), (b'{"tasks":1,', False)]
+)
+def test_a_request_for_a_task_is_recognised(task: bytes, is_task: bool) -> None:
+    """2025-11-25 basic/utilities/tasks#progress: its token outlives the request."""
+    found = with_progress_token(task + b'"_meta":{"progressToken":1}}', b"42")
+    assert found is not None
+    assert found[2] is is_task
+
+
+def test_progress_towards_the_client_is_taken_apart() -> None:
+    found = wire.progress_of(b'{"progressToken":42,"progress":0.5,"total":1,"x":[]}')
+    assert found is not None
+    token, progress, fields = found
+    assert (token, progress) == (42, 0.5)
+    assert {name: bytes(value) for name, value in fields.items()} == {
+        "progressToken": b"42",
+        "progress": b"0.5",
+        "total": b"1",
+        "x": b"[]",
+    }
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        None,
+        b"[]",
+        b"null",
+        b'{"progress":1}',
+        b'{"progressToken":"42","progress":1}',
+        b'{"progressToken":-42,"progress":1}',
+        b'{"progressToken":4.2,"progress":1}',
+        b'{"progressToken":null,"progress":1}',
+        b'{"progressToken":42}',
+        b'{"progressToken":42,"progress":"1"}',
+        b'{"progressToken":42,"progress":"NaN"}',
+        b'{"progressToken":42,"progress":null}',
+        b'{"progressToken":%b,"progress":1}' % (b"1" * 5000),
+    ],
+)
+def test_progress_without_a_token_of_ours_or_without_a_number_is_none(params: bytes | None) -> None:
+    """FAULTS F34; our tokens are integers (5,000 digits: more than `int` reads)."""
+    assert wire.progress_of(params) is None
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        (b'{"requestId":7,"reason":"r"}', b"7"),
+        (b'{"requestId":"7"}', b'"7"'),
+        (b"{}", None),
+        (b"[7]", None),
+        (None, None),
+    ],
+)
+def test_a_cancellation_names_the_id_as_it_was_written(
+    params: bytes | None, named: bytes | None
+) -> None:
+    """2025-11-25 basic/utilities/cancellation."""
+    found = wire.cancelled_request_id(params)
+    assert (found and found[0]) == named
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (b'{"a":"x"}', "x"),
+        (b'{"a":"\\u0078"}', "x"),
+        (b'{"a":1}', None),
+        (b'{"a":null}', None),
+        (b"{}", None),
+        (b"[]", None),
+        (b"1", None),
+    ],
+)
+def test_a_text_member_is_a_string_or_none(value: bytes, text: str | None) -> None:
+    assert wire.text_member(value, "a") == text
+
+
+def test_two_spellings_of_one_string_are_one_id_and_a_number_is_another() -> None:
+    """FAULTS F32."""
+    assert wire.id_value(b'"a"') == wire.id_value(b'"\\u0061"') == "a"
+    assert wire.id_value(b"1") == 1
+    assert wire.id_value(b'"1"') == "1"
+    assert wire.id_value(b"1.5") is None
+    assert wire.id_value(b"null") is None
+
+
+def test_an_object_nested_as_deep_as_can_be_decoded_does_no_harm_in_a_deeper_frame() -> None:
+    """FAULTS F11: what was decoded once is read again, further down the stack."""
+
+    def deeper(frames: int, params: bytes) -> object:
+        if frames:
+            return deeper(frames - 1, params)
+        return wire.members(params), wire.progress_of(params), wire.text_member(params, "a")
+
+    for depth in range(900, 1000):
+        params = b'{"progressToken":1,"progress":1,"a":' + b"[" * depth + b"]" * depth + b"}"
+        assert deeper(50, params) is not None
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=8), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(
+    st.sampled_from(["_meta", "task", "name", "\u2028", "a\nb"]), JSON, max_size=5
+)
+
+
+@given(OBJECTS, st.booleans())
+def test_rebuilt_members_are_the_object_they_came_from(value: object, indented: bool) -> None:
+    """DESIGN 5.4: unknown members stay as they are."""
+    encoded = msgspec.json.encode(value)
+    if indented:
+        encoded = msgspec.json.format(encoded, indent=2)
+    assert json(wire.rebuilt(wire.members(encoded))) == json(encoded)
+
+
+@given(OBJECTS, st.one_of(st.integers(), st.text(st.characters(exclude_categories=["Cs"]))))
+def test_a_token_is_all_that_changes(value: dict[str, object], token: str | int) -> None:
+    """DESIGN 5.4 and 5.11."""
+    value["_meta"] = {"progressToken": token, "kept": [1, None]}
+    found = with_progress_token(msgspec.json.encode(value), b"42")
+    assert found is not None
+    expected = {**value, "_meta": {"progressToken": 42, "kept": [1, None]}}
+    assert json(found[0]) == json(msgspec.json.encode(expected))
+    assert json(found[1]) == json(msgspec.json.encode(token))
