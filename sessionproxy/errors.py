@@ -185,15 +185,18 @@ class RouteResting(_TryLater):
 # -- the backend ---------------------------------------------------------------------------------
 
 
-class BackendStartFailed(BackendError):
+class _Ended(BackendError):
+    def __init__(self, message: str, exit: Exit | None = None) -> None:
+        """`exit`: how the backend ended, where it did."""
+        super().__init__(message)
+        self.exit = exit
+
+
+class BackendStartFailed(_Ended):
     """It could not be launched, or did not answer `initialize` in time."""
 
     reason = "backend_start_failed"
     executed = False
-
-    def __init__(self, message: str, exit: Exit | None = None) -> None:
-        super().__init__(message)
-        self.exit = exit
 
 
 class InitializeRefused(BackendError):
@@ -207,14 +210,10 @@ class InitializeRefused(BackendError):
         self.error = error
 
 
-class BackendGone(BackendError):
+class BackendGone(_Ended):
     """It ended while requests were waiting on it."""
 
     reason = "backend_gone"
-
-    def __init__(self, message: str, exit: Exit | None = None) -> None:
-        super().__init__(message)
-        self.exit = exit
 
 
 class BackendSilent(BackendError):

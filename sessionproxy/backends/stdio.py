@@ -254,7 +254,7 @@ class Child:
         if facts.si_code == os.CLD_EXITED:
             self._exit = Exit(code=facts.si_status, stderr=stderr)
         else:
-            self._exit = Exit(signal=signal.Signals(facts.si_status).name, stderr=stderr)
+            self._exit = Exit(signal=_name_of(facts.si_status), stderr=stderr)
         self._exited.set()
         self._end()
 
@@ -351,6 +351,13 @@ class Child:
         self._process.poll()
         self._over = True
         self._exited.set()
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a realtime signal without a name
+        return f"signal {number}"
 
 
 def _pidfd(pid: int) -> int | None:

@@ -211,11 +211,12 @@ class FastLane(HttpToolsProtocol):
         self._release()
 
     def _release(self) -> None:
-        """Go on with what the client sent before it had its answer."""
+        """Go on with what the client sent before it had its answer, ahead of anything newer."""
         if self._held:
             held, self._held = self._held, b""
-            self.flow.resume_reading()
-            self.loop.call_soon(self.data_received, held)
+            self.data_received(held)
+            if not self._held:
+                self.flow.resume_reading()
 
     def _write(self, body: bytes) -> None:
         if self._prefix_of is not self.server_state.default_headers:
@@ -305,7 +306,7 @@ class FastLane(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that was not used; requests of the short way do not stop the timer."""
         left = self._since + self.timeout_keep_alive - self.loop.time()
-        if self._reply is not None or left > 0:
+        if self._reply is not None or self._awaited or self._answering() or left > 0:
             pause = max(left, 1.0)
             self.timeout_keep_alive_task = self.loop.call_later(
                 pause, self.timeout_keep_alive_handler

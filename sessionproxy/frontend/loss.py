@@ -4,6 +4,7 @@ Neighbours: `frontend.endpoint` decides when; `core.session` says what was lost.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -36,13 +37,16 @@ def told(loss: Loss, now: float) -> StateLost:
 def annotated(result: Bytes, loss: Loss, now: float, *, tool: bool) -> bytes:
     """Return `result` with a note about `loss` in `_meta`, and in the content of a tool result."""
     fields = wire.members(result)
+    if not fields:
+        return bytes(result)
     note = {"reason": loss.reason.value, "secondsAgo": round(now - loss.at, 1)}
     meta = {**wire.members(fields.get("_meta")), LOSS_KEY: Raw(msgspec.json.encode(note))}
     fields["_meta"] = Raw(wire.rebuilt(meta))
     if tool and "content" in fields:
-        items: list[object] = [*msgspec.json.decode(fields["content"], type=list[Raw])]
-        items.append({"type": "text", "text": str(told(loss, now))})
-        fields["content"] = Raw(msgspec.json.encode(items))
+        with suppress(msgspec.DecodeError):  # no list: what the backend sent is what is shown
+            items: list[object] = [*msgspec.json.decode(fields["content"], type=list[Raw])]
+            items.append({"type": "text", "text": str(told(loss, now))})
+            fields["content"] = Raw(msgspec.json.encode(items))
     return wire.rebuilt(fields)
 
 
