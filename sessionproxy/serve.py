@@ -51,6 +51,9 @@ DEMO: Final = (sys.executable, "-m", "sessionproxy.demo")
 ROUTE: Final = "default"
 """Name of the one configured backend."""
 
+REAP_ORPHANS: Final = 1.0
+"""Seconds between two looks for orphans of backends that have died: zombies until then."""
+
 USER_TIMEOUT: Final = 30.0
 """Seconds after which a client that acknowledges nothing counts as gone (tcp(7),
 TCP_USER_TIMEOUT)."""
@@ -145,14 +148,19 @@ class ProxyApp:
             SessionIds(state.key()),
             keeps_ids=self.settings.on_loss is not OnLoss.NOT_FOUND,
         )
-        async with pool, manager:
-            yield Running(
+        async with pool, manager, anyio.create_task_group() as tasks:
+            tasks.start_soon(_reap_orphans, self.containment)
+            running = Running(
                 manager,
                 launcher,
                 pool,
                 Endpoint(manager, self._guard, self._serving()),
                 Health(manager, self._guard, self.facts),
             )
+            try:
+                yield running
+            finally:
+                tasks.cancel_scope.cancel()
 
     def _launcher(self, state: StateDir, take_spare: Callable[[], Child | None]) -> StdioLauncher:
         return StdioLauncher(
@@ -209,6 +217,12 @@ class ProxyApp:
             what = "shutdown" if started else "startup"
             await send({"type": f"lifespan.{what}.failed", "message": str(error)})
             raise
+
+
+async def _reap_orphans(containment: Containment) -> None:
+    while True:
+        await anyio.sleep(REAP_ORPHANS)
+        containment.reap_orphans()
 
 
 def limits_from(settings: Settings) -> Limits:
@@ -368,5 +382,5 @@ async def _drain(app: ProxyApp, signals: AsyncIterator[signal.Signals]) -> None:
 
         tasks.start_soon(cut_short)
         if not await running.manager.drain(app.settings.drain_timeout):
-            logger.warning("requests were cut off after %g s", app.settings.drain_timeout)
+            logger.warning("requests in flight were cut off")
         tasks.cancel_scope.cancel()

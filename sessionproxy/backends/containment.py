@@ -11,12 +11,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from .processes import Process, ProcessTable, Snapshot, read_all, read_one
+from .processes import Process, ProcessTable, Snapshot, own_children, read_all, read_one
 from .statedir import Record, this_boot
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,10 @@ class Tree(Protocol):
         """Kill what is known of the tree, at once: the last resort of one that cannot wait."""
         ...
 
+    def release(self) -> None:
+        """Let go: the leader has been reaped, and its pid may be anybody's."""
+        ...
+
 
 class Containment(Protocol):
     """One rung of the ladder."""
@@ -61,6 +65,10 @@ class Containment(Protocol):
 
     def end_left_over(self, record: Record) -> None:
         """End what an earlier proxy started and did not live to end. Blocks."""
+        ...
+
+    def reap_orphans(self) -> None:
+        """Reap descendants of backends that were orphaned to us and have died."""
         ...
 
 
@@ -89,12 +97,23 @@ class ProcessGroups:
     def __init__(self, *, subreaper: bool = False) -> None:
         self._subreaper = subreaper
         self._table = ProcessTable()
+        self._leaders: set[int] = set()
 
     def command(self, argv: Sequence[str]) -> Sequence[str]:
         return argv
 
     def hold(self, pid: int, tmp: Path) -> "GroupTree":
-        return GroupTree(self._table, pid, str(tmp), reaps=self._subreaper)
+        self._leaders.add(pid)
+        return GroupTree(self._table, pid, str(tmp), released=self._leaders.discard)
+
+    def reap_orphans(self) -> None:
+        if not self._subreaper:
+            return  # then our children are not all ours to reap
+        # In the event loop's thread, as spawning is: between a spawn and `hold` nobody looks.
+        for pid in own_children():
+            if pid not in self._leaders:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
 
     def end_left_over(self, record: Record) -> None:
         leader = record.pid
@@ -112,14 +131,16 @@ class ProcessGroups:
 class GroupTree:
     """The processes of one backend, found anew at each look and remembered from then on."""
 
-    __slots__ = ("_known", "_leader", "_mark", "_reaps", "_table")
+    __slots__ = ("_known", "_leader", "_mark", "_released", "_table")
 
-    def __init__(self, table: ProcessTable, leader: int, mark: str, *, reaps: bool) -> None:
-        """`reaps`: orphans of the tree become our children, and are ours to reap."""
+    def __init__(
+        self, table: ProcessTable, leader: int, mark: str, *, released: Callable[[int], None]
+    ) -> None:
+        """`released` is called with the leader once it has been reaped."""
         self._table = table
         self._leader = leader
         self._mark = mark
-        self._reaps = reaps
+        self._released = released
         self._known: frozenset[Process] = frozenset()
 
     async def remember(self) -> None:
@@ -127,10 +148,6 @@ class GroupTree:
 
     def _update(self, snapshot: Snapshot) -> None:
         found = snapshot.tree(leader=self._leader, mark=self._mark, known=self._known)
-        for process in found:
-            if process.zombie and self._reaps and process.parent == os.getpid():
-                with suppress(ChildProcessError):
-                    os.waitpid(process.pid, os.WNOHANG)
         self._known = frozenset(process for process in found if not process.zombie)
 
     async def signal(self, number: int) -> int:
@@ -140,6 +157,9 @@ class GroupTree:
             with suppress(ProcessLookupError, PermissionError):  # none left but zombies
                 os.killpg(self._leader, number)
         return sum(_signal(process, number) for process in self._known)
+
+    def release(self) -> None:
+        self._released(self._leader)
 
     def kill(self) -> None:
         with suppress(ProcessLookupError, PermissionError):

@@ -9,7 +9,7 @@ Neighbours: `backends.containment`.
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -118,6 +118,16 @@ def _by_psutil(pid: int) -> Process | None:
 def read_all() -> Snapshot:
     """Return the process table as it is now. Blocks: about 30 us a process."""
     return Snapshot(p for pid in psutil.pids() if (p := read_one(pid)) is not None)
+
+
+def own_children() -> Sequence[int]:
+    """Return the pids of this process's children, zombies too (proc(5), /proc/pid/task)."""
+    tasks = Path("/proc/self/task")
+    try:
+        lists = [(task / "children").read_text() for task in tasks.iterdir()]
+    except OSError:  # a kernel without it, or not Linux
+        return [child.pid for child in psutil.Process().children()]
+    return [int(pid) for pids in lists for pid in pids.split()]
 
 
 class _Look:

@@ -206,7 +206,10 @@ class Child:
         except BlockingIOError:
             return True
         for line in self._lines.feed(chunk):
-            self._hand_on(line)
+            try:
+                self._hand_on(line)
+            except Exception:  # a fault of ours with one line must not lose the others
+                logger.exception("%r: a line was lost", self)
         return bool(chunk)
 
     def _hand_on(self, line: bytes | Oversize) -> None:
@@ -349,6 +352,7 @@ class Child:
         self._stdout.close()
         self._stderr.close()
         self._process.poll()
+        self._tree.release()
         self._over = True
         self._exited.set()
 

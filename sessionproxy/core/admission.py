@@ -134,8 +134,9 @@ class Admission:
         self._admit_waiting()
 
     def _take(self, place: Place) -> bool:
-        """Grant `place` if there is room and nobody who fits waits longer."""
-        if not self._fits(place) or any(self._fits(waiting) for waiting in self._queue):
+        """Grant `place` if there is room; then nobody who fits waits, or it would have been let in
+        when the room was made."""
+        if not self._fits(place):
             return False
         self._grant(place)
         return True

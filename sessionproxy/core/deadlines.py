@@ -4,12 +4,15 @@ All calls have the same limit, so the first to run out is the oldest one. Neighb
 `core.session` registers its exchanges; `core.manager` runs the task.
 """
 
+import logging
 from collections.abc import Callable
 
 import anyio
 
 from ..errors import BackendSilent, ProxyError
 from .exchange import Exchange
+
+logger = logging.getLogger(__name__)
 
 RanOut = Callable[[Exchange, ProxyError], None]
 
@@ -42,4 +45,8 @@ class CallLimit:
                 await anyio.sleep_until(deadline)
                 continue
             del self._watched[exchange]
-            ran_out(exchange, BackendSilent(f"The backend did not answer in {self.seconds:g} s."))
+            failure = BackendSilent(f"The backend did not answer in {self.seconds:g} s.")
+            try:
+                ran_out(exchange, failure)
+            except Exception:  # a fault of one session's must not end the watch over all
+                logger.exception("%r could not be failed", exchange)

@@ -145,11 +145,15 @@ class ClientPort(Protocol):
     def left_at(self) -> float | None:
         """When the last such stream closed, on the event loop's clock in seconds.
 
-        None while one is open, and where none has ever been.
+        None while one is open, where none has ever been, and once the client was heard again.
         """
         ...
 
     def message(self, message: Outbound) -> None: ...
+
+    def heard(self) -> None:
+        """The client has sent something: it is there, though it may have no stream open."""
+        ...
 
     def close(self) -> None:
         """End its streams: the session is over."""

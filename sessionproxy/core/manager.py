@@ -15,7 +15,7 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from ..errors import BackendStartFailed, Draining, ProxyError, SessionNotFound
+from ..errors import BackendGone, BackendStartFailed, Draining, ProxyError, SessionNotFound
 from .admission import Admission, retry_after
 from .binding import SessionIds
 from .circuit import Circuit
@@ -169,6 +169,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         Raises:
             Draining, SessionNotFound: it ended.
             AtCapacity, Draining, RouteResting, BackendStartFailed, InitializeRefused: it sleeps on.
+            BackendGone: its backend started, and ended at once.
         """
         while session.state is not SessionState.READY:
             if _is_over(session):
@@ -183,8 +184,13 @@ class SessionManager(anyio.AsyncContextManagerMixin):
                 await start.settled.wait()
             if start.failure is not None:
                 raise start.failure
-            if not _is_over(session):
+            start.answer = None  # the client has had one, at its opening
+            if _is_ready(session):
                 self.circuit.succeeded()
+            elif not _is_over(session):  # not again for this request: it might go on for ever
+                self.circuit.failed(anyio.current_time())
+                how = None if session.loss is None else session.loss.exit
+                raise BackendGone("The backend ended as soon as it had started.", how)
 
     def _gone(self, session: Session) -> ProxyError:
         """Return why nobody need wait for a session that is over."""
@@ -302,10 +308,20 @@ class SessionManager(anyio.AsyncContextManagerMixin):
                 sessions += tuple(self.registry.asleep())
             now = anyio.current_time()
             for session, reason in due(sessions, now=now, ages=self.limits.ages):
-                if isinstance(reason, StopReason):
-                    session.stop(reason)
-                else:
-                    self.end(session, reason)
+                try:
+                    self._ask(session, reason)
+                except Exception:  # a fault of one session's must not keep the others alive
+                    logger.exception("%r could not be asked to go", session)
+
+    def _ask(self, session: Session, reason: StopReason | EndReason) -> None:
+        if isinstance(reason, StopReason):
+            session.stop(reason)
+        else:
+            self.end(session, reason)
+
+
+def _is_ready(session: Session) -> bool:
+    return session.state is SessionState.READY
 
 
 def _is_over(session: Session) -> bool:

@@ -30,7 +30,7 @@ from .ports import Upstream
 
 logger = logging.getLogger(__name__)
 
-METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 """JSON-RPC 2.0, section 5.1."""
 
@@ -208,7 +208,11 @@ class Relay:
             # Answered here, at once: a backend that pings wants to know about its peer.
             self._send(wire.encode_result(key, b"{}"))
             return
-        params = message.object_params()
+        try:
+            params = message.object_params()
+        except InvalidMessage as error:
+            self._send(wire.encode_error(INVALID_PARAMS, str(error), request_id=key))
+            return
         exchange = via or self._likely_exchange()
         ask = Ask(method, params, lambda outcome: self._answer_ask(key, ask, exchange, outcome))
         if key in self._asks or len(self._asks) >= MAX_ASKS:

@@ -162,16 +162,23 @@ class Session:
     async def _begin(self, admission: Admission, launcher: Launcher, patience: float) -> None:
         place = await self._hold(admission.place(self.identity.owner))
         self.start.queued = False
-        backend = await self._hold(launcher.launch(self.identity, self.label, self))
-        self._backend = backend
-        result = await shake_hands(
-            backend, self.opening, self.start, self._opener or self.client, patience=patience
-        )
-        if self.version is not None:
-            resume(backend, self.memory, self.client)
+        try:
+            result = await self._launch(launcher, patience)
+        finally:
+            place.started()  # stopping one that failed holds nobody up
+        if self.version is not None and self._backend is not None:
+            resume(self._backend, self.memory, self.client)
         self.version = wire.text_member(result, "protocolVersion") or ""
-        place.started()
         self._became_ready()
+
+    async def _launch(self, launcher: Launcher, patience: float) -> Bytes:
+        """Launch a backend and shake hands, in `patience` seconds; return its welcome."""
+        with anyio.move_on_after(patience):
+            backend = await self._hold(launcher.launch(self.identity, self.label, self))
+            self._backend = backend
+            to = self._opener or self.client
+            return await shake_hands(backend, self.opening, self.start, to)
+        raise BackendStartFailed(f"The backend did not answer initialize in {patience:g} s.")
 
     async def _hold(self, what: AbstractAsyncContextManager[T]) -> T:
         """Enter `what`, until `_close`, which another task may call."""
@@ -305,8 +312,11 @@ class Session:
         backend = self._backend
         if self.state is not SessionState.READY or backend is None:
             raise SessionNotFound(f"{self!r} grants no leases")
+        if exchange.outcome is not None:
+            return  # it was cancelled, or failed, before it got here
         self._leases += 1
         exchange.holder = self
+        self.client.heard()
         if self._call_limit is not None:
             self._call_limit.watch(exchange, self.ran_out)
         backend.request(exchange)
@@ -339,6 +349,7 @@ class Session:
         """Pass a notification on; without a backend that listens it is dropped."""
         if self.state is not SessionState.READY:
             return
+        self.client.heard()
         with self.lease() as backend:
             if method == "notifications/cancelled":
                 self._cancel(backend, params)
@@ -365,6 +376,7 @@ class Session:
         if not self._asks.answer(client_id, outcome):
             return False
         self.idle_since = anyio.current_time()
+        self.client.heard()
         return True
 
     # -- what the backend sends ------------------------------------------------------------------
@@ -401,7 +413,8 @@ class Session:
         return -math.inf if self._leases else now - self.idle_since
 
     def deserted_for(self, now: float) -> float:
-        """Seconds since its client closed its stream and sent nothing; `-inf` where it did not."""
+        """Seconds since its client closed its stream, or since its last call ended if that was
+        later, where it has sent nothing since; `-inf` where it has, or closed none."""
         left_at = self.client.left_at
         if left_at is None or self._leases:
             return -math.inf

@@ -3,7 +3,6 @@
 Neighbours: `core.session` calls it; those who wait for a start share its `Start`.
 """
 
-import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..errors import BackendGone, BackendStartFailed, InitializeRefused, ProxyError
@@ -48,26 +47,21 @@ async def shake_hands(
     opening: Opening,
     start: Start,
     to: ReplySink | ClientPort,
-    *,
-    patience: float,
 ) -> Bytes:
     """Send the client's `initialize`, and return the result once it has come.
 
-    What the backend sends before that goes `to` the client. `patience`: seconds.
+    What the backend sends before that goes `to` the client.
 
     Raises:
-        BackendStartFailed: no answer in time, or the backend ended.
+        BackendStartFailed: the backend ended.
         InitializeRefused: it answered with an error.
     """
     answer = _Answer(to)
     exchange = Exchange("initialize", opening.params, client_id=b"0", sink=answer)
     backend.request(exchange)
-    with anyio.move_on_after(patience):
-        await answer.came.wait()
+    await answer.came.wait()
     await checkpoint_if_cancelled()  # `stop` or `end` may have come together with the answer
-    if exchange.outcome is None:
-        raise BackendStartFailed(f"The backend did not answer initialize in {patience:g} s.")
-    start.answer = outcome = exchange.outcome
+    start.answer = outcome = exchange.outcome or Outcome()
     if outcome.failure is not None:
         how = outcome.failure.exit if isinstance(outcome.failure, BackendGone) else None
         raise BackendStartFailed(f"The backend did not start: {outcome.failure}", how)

@@ -70,6 +70,7 @@ class Endpoint:
         self._guard = guard
         self._serving = serving
         self._idle_header: tuple[Header, ...] = ()
+        self._beginning: set[asyncio.Task[None]] = set()
         if serving.idle is not None:
             self._idle_header = ((IDLE_HEADER, b"%d" % serving.idle),)
 
@@ -128,6 +129,7 @@ class Endpoint:
         exchange = _exchange(message, reply)
         if self.begin(session, exchange):
             connection.vouch(session)
+            connection.watch(reply.lost)
             await self.answer(reply, session, connection)
         else:
             await self._request_slowly(session, [exchange], reply, connection)
@@ -167,6 +169,7 @@ class Endpoint:
     ) -> None:
         """Wake the session first, or tell of a loss; a client that hangs up waits no more."""
         telling: list[Loss] = []
+        tells = self._serving.on_loss is OnLoss.TELL
 
         async def begin() -> None:
             try:
@@ -183,7 +186,7 @@ class Endpoint:
 
         def hung_up() -> None:
             reply.lost()
-            if not beginning.done():
+            if not beginning.done() and reply.stream is None:
                 beginning.cancel()
                 reply.release()
 
@@ -192,8 +195,13 @@ class Endpoint:
             await self.answer(reply, session, connection)
             _raise_crash(beginning)
         finally:
-            beginning.cancel()
-        if not connection.gone and telling and session.loss is telling[0]:
+            if reply.stream is None:
+                beginning.cancel()
+            else:  # the client can resume, and finds its answer there
+                self._beginning.add(beginning)
+                beginning.add_done_callback(self._beginning.discard)
+        told_now = telling and not connection.gone and (tells or reply.noted)
+        if told_now and session.loss is telling[0]:
             session.loss = None
 
     def _begin_or_tell(

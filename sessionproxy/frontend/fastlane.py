@@ -260,6 +260,9 @@ class FastLane(HttpToolsProtocol):
         )
         self.cycle.more_body = False
         self._start_asgi_task(self.cycle, app)  # type: ignore[arg-type]
+        if self._held:  # before anything newer: uvicorn queues what follows an open answer
+            held, self._held = self._held, b""
+            self._take_slowly(held)
 
     # -- the ordinary way --------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class Reply:
         "_open",
         "_streams",
         "loss",
+        "noted",
         "problem",
         "stream",
     )  # fmt: skip
@@ -50,6 +51,8 @@ class Reply:
         """What is answered by HTTP status instead."""
         self.loss: Loss | None = None
         """A loss of state that is to be noted on its results."""
+        self.noted = False
+        """The loss was noted on one of them."""
 
     @property
     def attached(self) -> bool:
@@ -67,6 +70,7 @@ class Reply:
                 outcome.result, self.loss, self._loop.time(), tool=exchange.treatment.tool
             )
             outcome = Outcome(result=result)
+            self.noted = True
         self._answered(problems.rpc_answer(exchange, outcome, expose_stderr=self._expose_stderr))
 
     def fail(self, exchange: Exchange, error: ProxyError) -> None:

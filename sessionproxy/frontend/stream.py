@@ -213,13 +213,17 @@ class Streams:
     def left_at(self) -> float | None:
         return None if self._standalone is None else self._standalone.left_at
 
+    def heard(self) -> None:
+        if self._standalone is not None:
+            self._standalone.left_at = None
+
     def message(self, message: Outbound) -> None:
         self.standalone().put(message)
 
     def close(self) -> None:
-        for stream in (self._standalone, *self._replies.values()):
-            if stream is not None:
-                stream.end()
+        """End the standalone stream; those of POSTs end with their answers, which are on their
+        way."""
+        self.standalone().end()
 
     def standalone(self) -> EventStream:
         if self._standalone is None:

@@ -62,6 +62,9 @@ class FakeClient:
     def message(self, message: Outbound) -> None:
         self.messages.append(message)
 
+    def heard(self) -> None:
+        self.left_at = None
+
     def close(self) -> None:
         self.closed = True
 

@@ -248,10 +248,12 @@ async def test_an_id_that_is_not_authentic_is_not_looked_up() -> None:
         forged = session_of("forged")
         manager.registry.add(forged)
         assert manager.registry.get(forged.identity) is forged
-        with pytest.raises(SessionNotFound):
-            manager.find("alice", "forged")
-        forged.state = SessionState.CLOSED
-        manager.registry.moved(forged)
+        try:
+            with pytest.raises(SessionNotFound):
+                manager.find("alice", "forged")
+        finally:
+            forged.state = SessionState.CLOSED
+            manager.registry.moved(forged)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 27, 54])
@@ -345,6 +347,18 @@ async def test_a_wait_in_the_queue_ends_at_its_timeout_and_nothing_was_started()
         assert anyio.current_time() - before == 30
         assert (launcher.launches, len(manager.registry)) == (1, 1)
         assert not manager.circuit.rests(anyio.current_time())
+
+
+async def test_a_full_house_is_no_failed_start() -> None:
+    """DESIGN 7: the route rests for a backend that fails to start."""
+    limits = Limits(max_sessions=1, queue_timeout=5, ages=NEVER)
+    async with manager_of(FakeLauncher(), limits) as manager:
+        first = await opened(manager)
+        for _ in range(FAILURES):
+            with pytest.raises(AtCapacity):
+                await opened(manager)
+        manager.end(first, EndReason.CLIENT_DELETE)
+        assert (await opened(manager)).state is SessionState.READY
 
 
 async def test_one_owner_at_its_limit_leaves_the_rest_to_others() -> None:

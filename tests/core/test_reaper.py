@@ -62,13 +62,26 @@ async def test_a_client_that_closed_its_stream_and_says_nothing_more_is_gone_aft
 
 
 async def test_a_request_after_the_stream_closed_shows_that_the_client_is_there() -> None:
-    """DESIGN 7: `linger` seconds passed without a new request."""
+    """DESIGN 7: `linger` seconds passed without a new request; from then on `idle` counts."""
     client = FakeClient(left_at=anyio.current_time())
     session, backend = await ready_session(client)
     await anyio.sleep(50)
     exchange = Exchange("tools/call", None, client_id=b"1", sink=FakeSink())
     session.request(exchange)
     assert verdict(session, 10**6) is None
+    backend.reply(exchange)
+    assert verdict(session, 299.9) is None
+    assert verdict(session, 300) is StopReason.IDLE
+
+
+async def test_a_call_that_ends_after_its_client_has_left_does_not_make_it_look_alive() -> None:
+    """DESIGN 5.9: a lost connection does not cancel a call; `linger` counts from its end."""
+    client = FakeClient()
+    session, backend = await ready_session(client)
+    exchange = Exchange("tools/call", None, client_id=b"1", sink=FakeSink())
+    session.request(exchange)
+    client.left_at = anyio.current_time()
+    await anyio.sleep(1000)
     backend.reply(exchange)
     assert verdict(session, 59.9) is None
     assert verdict(session, 60) is StopReason.DISCONNECTED

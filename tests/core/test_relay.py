@@ -210,13 +210,21 @@ GARBAGE = [
     b'{"jsonrpc":"2.0","id":1.5,"method":"roots/list"}',
     b'{"jsonrpc":"2.0","id":' + b"9" * 2000 + b',"method":"roots/list"}',
     b'{"jsonrpc":"2.0","id":{},"method":"ping"}',
-    b'{"jsonrpc":"2.0","id":7,"method":"roots/list","params":[1]}',
     b'{"jsonrpc":"2.0","method":"x","params":1}',
     b"[]",
     b"[[]]",
     b"[1,",
     b"[" + b",".join([b"{}"] * 101) + b"]",
 ]
+
+
+def test_a_request_of_a_backend_with_params_that_are_no_object_is_refused_at_once() -> None:
+    """JSON-RPC 2.0, section 5.1: it waits for an answer, so it is not dropped like garbage."""
+    wire = Wire()
+    wire.relay.receive(b'{"jsonrpc":"2.0","id":7,"method":"roots/list","params":[1]}')
+    (answer,) = wire.transport.sent()
+    assert answer["id"] == 7
+    assert answer["error"] == {"code": -32602, "message": "params is an object"}
 
 
 @pytest.mark.parametrize("line", GARBAGE, ids=lambda line: repr(line[:40]))

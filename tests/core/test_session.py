@@ -7,7 +7,7 @@ import pytest
 
 from sessionproxy.core.exchange import Ask, Exchange, Outcome
 from sessionproxy.core.manager import Limits, SessionManager
-from sessionproxy.core.memory import MAX_SUBSCRIPTIONS, Memory
+from sessionproxy.core.memory import Memory
 from sessionproxy.core.reaper import Ages
 from sessionproxy.core.session import SILENT_CALLS, Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
@@ -18,7 +18,6 @@ from sessionproxy.errors import (
     InitializeRefused,
     SessionNotFound,
 )
-from sessionproxy.wire import Remembers
 
 from .fakes import (
     OPENING,
@@ -399,40 +398,6 @@ async def test_answers_to_replays_go_nowhere_and_hold_no_lease() -> None:
         assert session.leases == 0
         backend.reply(backend.requests[-1])
         assert session.leases == 0
-
-
-async def test_subscriptions_that_are_remembered_are_bounded_and_the_oldest_go_first() -> None:
-    """DESIGN 5.3: bounded in memory."""
-    memory = Memory()
-    for number in range(MAX_SUBSCRIPTIONS + 2):
-        memory.note(Remembers.SUBSCRIBE, b'{"uri":"a://%d"}' % number)
-    assert len(memory.subscriptions) == MAX_SUBSCRIPTIONS
-    assert b'"a://1"' not in memory.subscriptions
-    assert b'"a://2"' in memory.subscriptions
-
-
-async def test_what_a_client_adds_to_its_subscriptions_does_not_fill_the_memory() -> None:
-    """DESIGN 7: at most 4 KiB each. What is kept is what is counted."""
-    memory = Memory()
-    padding = b"x" * 100_000
-    for number in range(10):
-        memory.note(
-            Remembers.SUBSCRIBE,
-            b'{"uri":"a://%d","_meta":{"progressToken":1,"x":"%b"}}' % (number, padding),
-        )
-    memory.note(Remembers.LOG_LEVEL, b'{"level":"debug","_meta":{"x":"%b"}}' % padding)
-    kept = [bytes(params) for params in memory.subscriptions.values()]
-    assert kept[0] == b'{"uri":"a://0"}'
-    assert memory.log_level == b'{"level":"debug"}'
-    assert sum(map(len, kept)) + len(memory.log_level) <= memory.size <= 4096
-
-
-async def test_subscriptions_to_long_names_do_not_fill_the_memory() -> None:
-    """DESIGN 5.3: bounded in bytes, not only in number."""
-    memory = Memory()
-    for number in range(100):
-        memory.note(Remembers.SUBSCRIBE, b'{"uri":"a://%d/%b"}' % (number, b"x" * 100_000))
-    assert memory.size <= 1024 * 1024
 
 
 # -- what the backend asks -------------------------------------------------------------------------

@@ -99,6 +99,8 @@ async def embedded(
                     yield Embedded(app, f"{base}/mcp", state_dir)
                 except Exception as error:  # noqa: BLE001 - raised again outside of all groups
                     failed = error
+            # The manager would look only twenty times a second.
+            await until(lambda: not app.running.manager.registry.awake())
         if failed is not None:
             raise failed
         assert processes_of(state_dir) == []
