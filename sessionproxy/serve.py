@@ -135,6 +135,7 @@ class ProxyApp:
                 finally:
                     self._running = None
         finally:
+            self.containment.close()
             state.close()
 
     @asynccontextmanager

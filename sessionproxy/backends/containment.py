@@ -71,6 +71,10 @@ class Containment(Protocol):
         """Reap descendants of backends that were orphaned to us and have died."""
         ...
 
+    def close(self) -> None:
+        """Kill what was orphaned to us and nobody could attribute: every backend is gone."""
+        ...
+
 
 def become_subreaper() -> bool:
     """Have orphaned descendants become our children (Linux; prctl(2)). For our own CLI only.
@@ -114,6 +118,15 @@ class ProcessGroups:
             if pid not in self._leaders:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
+
+    def close(self) -> None:
+        if not self._subreaper:
+            return
+        left = [p for pid in own_children() if (p := read_one(pid)) is not None and not p.zombie]
+        for process in left:
+            _signal(process, signal.SIGKILL)
+        if left:
+            logger.warning("killed %d orphans of backends", len(left))
 
     def end_left_over(self, record: Record) -> None:
         leader = record.pid

@@ -3,10 +3,12 @@
 Neighbours: `core.session` launches and leaves; `backends.pool` keeps spares; `serve` makes it.
 """
 
+import os
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from ..core.exchange import Hook
 from ..core.latch import Latch
@@ -95,15 +97,23 @@ class StdioLauncher:
             start_new_session=True,
         )
         try:
-            child = Child(process, self._containment, directory, max_line=self._max_line)
+            directory.write(pid=process.pid, started=start_of(process.pid))
+            return Child(process, self._containment, directory, max_line=self._max_line)
         except BaseException:
-            process.kill()
-            process.wait()
+            _undo(process)
             raise
-        directory.write(pid=process.pid, started=start_of(process.pid))
-        return child
 
 
 def _told(error: OSError) -> str:
     what = f"{error.filename}: " if error.filename else ""
     return f"{what}{error.strerror}"
+
+
+def _undo(process: "subprocess.Popen[bytes]") -> None:
+    """End a child that was started a moment ago and cannot be taken hold of."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()

@@ -6,6 +6,7 @@ before the backend is spawned; so the next start finds what a killed proxy left,
 removes it. Neighbours: `backends.launcher` asks for session directories; `serve` opens it.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -96,13 +97,9 @@ class StateDir:
                 raise ConfigError(f"--state-dir {root}: must belong to this user alone (mode 0700)")
             run = root / "run"
             run.mkdir(mode=0o700, exist_ok=True)
-            instance = run / secrets.token_hex(4)
-            instance.mkdir(mode=0o700)
-            lock = _locked(instance)
+            instance, lock = _new_instance(run)
         except OSError as error:
             raise ConfigError(f"--state-dir {root}: {error.strerror}") from None
-        if lock is None:
-            raise ConfigError(f"--state-dir {root}: cannot lock {instance.name}")
         return cls(root, instance, lock)
 
     def close(self) -> None:
@@ -160,6 +157,28 @@ def _boot_id() -> str:
 def this_boot(record: Record) -> bool:
     """Return whether the record is of this boot: else its pid means nothing."""
     return record.boot == _boot_id()
+
+
+def _new_instance(run: Path) -> tuple[Path, int]:
+    """Make an instance directory and lock it.
+
+    Between the two, a proxy that sweeps at the same time may take it for a dead one's: then again.
+
+    Raises: OSError: it cannot be made.
+    """
+    for _ in range(100):
+        instance = run / secrets.token_hex(4)
+        instance.mkdir(mode=0o700)
+        try:
+            lock = _locked(instance)
+            if lock is None:
+                continue
+            if os.fstat(lock).st_ino == (instance / "lock").stat().st_ino:
+                return instance, lock
+            os.close(lock)
+        except FileNotFoundError:
+            continue
+    raise OSError(errno.EBUSY, "other proxies keep sweeping it away")
 
 
 def _locked(instance: Path) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, NamedTuple, cast
 from weakref import ref
 
 from uvicorn import Config
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -87,6 +88,8 @@ class FastLane(HttpToolsProtocol):
         # Of the request that takes the ordinary way.
         self._parsing = False
         self._data = b""
+        self._answered: RequestResponseCycle | None = None
+        """The one that is being answered, or was last."""
         self._digits_at = 0
         """Where the digits of the length are in this client's heads; 0: not known."""
         # Of the request that takes the short way.
@@ -266,6 +269,10 @@ class FastLane(HttpToolsProtocol):
 
     # -- the ordinary way --------------------------------------------------------------------------
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_message_begin(self) -> None:
         self._parsing = True
         super().on_message_begin()
@@ -320,6 +327,12 @@ class FastLane(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._reply is not None:
             self._reply.lost()
+        self._parts, self._awaited, self._held = [], 0, b""
+        # Uvicorn tells the newest request alone; a stream may be open ahead of it.
+        for cycle in (self._answered, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:

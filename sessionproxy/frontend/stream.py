@@ -176,7 +176,8 @@ class EventStream:
 
     def priming(self) -> bytes:
         """Return the empty event that tells the client where to resume."""
-        return b"id: %d-%d\ndata:\n\n" % (self.number, self._last - len(self._pending))
+        seen = self._pending[0].number - 1 if self._pending else self._last
+        return b"id: %d-%d\ndata:\n\n" % (self.number, seen)
 
     async def wait(self, ticket: int) -> None:
         """Wait until there is something to take, or nothing more to come."""
