@@ -6,6 +6,7 @@ Neighbours: `cli`.
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from rich.console import Console
 from rich.panel import Panel
@@ -16,6 +17,9 @@ from . import __version__
 from .config import Settings
 
 Row = tuple[str, str]
+
+COPIED: Final = frozenset({"Claude Code", "mcp.json"})
+"""Rows that a person copies."""
 
 
 def show(
@@ -31,8 +35,13 @@ def show(
         return
     table = Table.grid(padding=(0, 2))
     for name, value in rows:
-        table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+        if name not in COPIED:
+            table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
     console.print(Panel(table, title=title, expand=False))
+    for name, value in rows:
+        if name in COPIED:  # on lines of their own, whole
+            console.print(Text(name, style="bold"))
+            console.print(value, highlight=False, markup=False, soft_wrap=True)
 
 
 def _rows(

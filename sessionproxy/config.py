@@ -190,8 +190,22 @@ def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Setti
         raise ConfigError(f"{named.format(setting)}: {_plain(text)}") from None
 
 
+_PLAIN_WORDS: Final = (
+    ("Expected", "expected"),
+    ("`float` >= 0.0", "a number of at least 0"),
+    ("`float` > 0.0", "a number above 0"),
+    ("`float`", "a number"),
+    ("`int`", "a whole number"),
+    (">=", "of at least"),
+    ("<=", "of at most"),
+    ("`str` matching regex '^/.*[^/]$'", "a path such as /mcp"),
+)
+
+
 def _plain(text: str) -> str:
-    return text.replace("Expected", "expected", 1)
+    for word, plain in _PLAIN_WORDS:
+        text = text.replace(word, plain)
+    return text
 
 
 def flag_of(setting: str) -> str:

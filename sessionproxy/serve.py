@@ -197,12 +197,14 @@ class ProxyApp:
         if scope["type"] != "http":
             raise RuntimeError(f"the proxy does not serve {scope['type']}")
         path = path_within(scope)
-        if path == self.settings.path:
+        if path in (self.settings.path, self.settings.path + "/"):
             await self.running.endpoint(scope, receive, send)
         elif path in ("/healthz", "/readyz"):
             await self.running.health(scope, receive, send)
         else:
-            await Connection(receive, send).problem(http_problem(UnknownPath("not found")))
+            logger.info("refused: unknown_path (%s)", path)
+            error = UnknownPath(f"not found; the endpoint is {self.settings.path}")
+            await Connection(receive, send).problem(http_problem(error))
 
     async def _lifespan_protocol(self, receive: Receive, send: Send) -> None:
         """ASGI specification, lifespan protocol."""
@@ -262,6 +264,8 @@ def http_app(
 
     Raises: ConfigError: the command or a setting is wrong.
     """
+    if isinstance(command, str):
+        raise ConfigError("command: a list of words, not one string")
     values: Mapping[str, object] = settings
     return ProxyApp(settings_from(values, named="{}"), command, local=local, hooks=hooks)
 
@@ -334,6 +338,8 @@ async def _serve(
     app: ProxyApp, sock: socket.socket, on_ready: Callable[[ProxyApp, str], None]
 ) -> None:
     host, port = sock.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # not addresses to connect to
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
     shown = f"[{host}]" if ":" in host else host
     async with app.lifespan():
         heads = Heads(
@@ -364,7 +370,10 @@ async def _serve(
                 tasks.start_soon(run)
                 on_ready(app, f"http://{shown}:{port}{app.settings.path}")
                 async for number in signals:
-                    logger.info("%s: draining", signal.Signals(number).name)
+                    name, patience = signal.Signals(number).name, app.settings.drain_timeout
+                    logger.info(
+                        "%s: draining for up to %g s; a second one ends at once", name, patience
+                    )
                     break
                 await _drain(app, signals)
                 server.should_exit = True
@@ -377,7 +386,7 @@ async def _drain(app: ProxyApp, signals: AsyncIterator[signal.Signals]) -> None:
 
         async def cut_short() -> None:
             async for number in signals:
-                logger.warning("%s again: ending at once", signal.Signals(number).name)
+                logger.info("%s again: ending at once", signal.Signals(number).name)
                 running.launcher.hurry()
                 running.manager.hurry()
 

@@ -47,9 +47,9 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", *says: str) -> Non
     ("arguments", "says"),
     [
         (["run", "--idle", "soon"], ["--idle", "number"]),
-        (["run", "--idle", "-1"], ["--idle", ">= 0"]),
-        (["run", "--port", "70000"], ["--port", "<= 65535"]),
-        (["run", "--path", "mcp"], ["--path", "^/"]),
+        (["run", "--idle", "-1"], ["--idle", "at least 0"]),
+        (["run", "--port", "70000"], ["--port", "at most 65535"]),
+        (["run", "--path", "mcp"], ["--path", "such as /mcp"]),
         (["run", "--on-loss", "shrug"], ["--on-loss", "tell", "annotate", "not-found"]),
         (["run", "--log-level", "loud"], ["--log-level", "debug|info"]),
         (["run", "--no-such"], ["--no-such"]),
@@ -183,7 +183,7 @@ async def test_the_log_tells_of_sessions_without_their_ids() -> None:
         log = "\n".join(process.log)
     assert client.id
     assert client.id not in log
-    assert re.search(r"\b[0-9a-f]{8}: from the backend", log)
+    assert re.search(r"\b[0-9a-f]{8} stderr: from the backend", log)
 
 
 async def test_the_log_can_be_json() -> None:

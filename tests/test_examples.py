@@ -35,4 +35,7 @@ async def test_the_embedded_example_serves_and_its_hook_sees_the_client() -> Non
             process.terminate()
             with anyio.fail_after(20, shield=True):
                 await process.aclose()
+    for line in ("request initialize", "notification notifications/initialized"):
+        assert f"127.0.0.1 -> {line}" in said
     assert "127.0.0.1 -> request tools/call" in said
+    assert "nobody" not in said

@@ -265,9 +265,10 @@ async def test_an_old_id_is_worth_nothing_after_a_restart(tmp_path: Path) -> Non
         assert (await client.post(request("tools/call", calling()))).status_code == 404
 
 
-async def test_a_zombie_of_a_detached_descendant_is_reaped() -> None:
-    """DESIGN 10: the command line is subreaper, so what detached itself is ours to reap."""
-    async with busy() as (_, client):
-        found = await client.do({"spawn": ["session"]})
+async def test_what_detached_itself_becomes_a_child_of_the_proxy_and_is_reaped() -> None:
+    """DESIGN 10: subreaper under our own command line, so that nothing is lost to init."""
+    async with busy() as (process, client):
+        (daemon,) = (await client.do({"spawn": ["daemon"]}))["children"]
+        await until(lambda: psutil.Process(daemon).ppid() == process.process.pid)
         await client.delete()
-        await until(lambda: not any(map(psutil.pid_exists, found["children"])))
+        await until(lambda: not psutil.pid_exists(daemon))

@@ -52,7 +52,7 @@ class StderrLog:
             self._window, self._logged, self._skipped = now, 0, 0
         if self._logged < LINES_PER_SECOND:
             self._logged += 1
-            logger.info("%s: %s", self.label, text)
+            logger.info("%s stderr: %s", self.label, text)
         else:
             self._skipped += 1
 

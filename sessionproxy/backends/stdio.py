@@ -336,7 +336,7 @@ class Child:
         deadline = anyio.current_time() + LEFT_BEHIND_GRACE
         while await self._tree.signal(number):
             if number == signal.SIGTERM:
-                logger.info("%s: ending what %r left behind", self._log.label, self)
+                logger.info("session %s: ending what its backend left behind", self._log.label)
             late = hurry.is_set() or anyio.current_time() >= deadline
             number = signal.SIGKILL if late else 0
             await anyio.sleep(POLL)

@@ -74,15 +74,23 @@ class Exchange:
     )
 
     def __init__(
-        self, method: str, params: Bytes | None, *, client_id: bytes, sink: ReplySink
+        self,
+        method: str,
+        params: Bytes | None,
+        *,
+        client_id: bytes,
+        sink: ReplySink,
+        context: Context | None = None,
     ) -> None:
+        """`context`: of another exchange, on whose behalf this one is; else the present one. A
+        copy of it is kept, in which this is the current exchange."""
         # As it arrived.
         self.method = method
         self.params = params
         self.client_id = client_id
         self.treatment: Method = method_of(method)
         self.sink = sink
-        self.context: Context = copy_context()
+        self.context: Context = copy_context() if context is None else context.copy()
         self.context.run(current_exchange.set, self)
         # Set by the relay.
         self.backend_id = 0

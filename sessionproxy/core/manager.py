@@ -107,9 +107,16 @@ class SessionManager(anyio.AsyncContextManagerMixin):
     # -- opening and finding -----------------------------------------------------------------------
 
     def create(
-        self, owner: str, opening: Opening, client: ClientPort, opener: ReplySink
+        self,
+        owner: str,
+        opening: Opening,
+        client: ClientPort,
+        opener: ReplySink,
+        context: contextvars.Context | None = None,
     ) -> Session:
         """Mint an id and start a backend for it; `opened` waits for it.
+
+        `opener` and `context` are of the request that opens it.
 
         Raises: Draining, RouteResting: nothing was started.
         """
@@ -119,11 +126,13 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             opening,
             client,
             opener=opener,
+            context=context,
             keeps_id=self._keeps_ids,
             call_limit=self._call_limit,
             closing=self._finish_soon,
         )
         self.registry.add(session)
+        logger.info("session %s starts", session.label)
         self._spawn(session)
         return session
 
@@ -287,7 +296,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             logger.exception("%r failed", session)
         finally:
             if isinstance(start.failure, BackendStartFailed):
-                logger.warning("%r did not start: %s", session, start.failure)
+                logger.warning("session %s did not start: %s", session.label, start.failure)
                 self.circuit.failed(anyio.current_time())
             self._file(session)
 
@@ -296,9 +305,9 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         for sleeper in self.registry.moved(session):
             self.end(sleeper, EndReason.EVICTED)
         if session.state is SessionState.ASLEEP:
-            logger.info("%r sleeps: %s", session, session.stop_reason)
+            logger.info("session %s sleeps: %s", session.label, session.stop_reason)
         elif session.state is SessionState.CLOSED:
-            logger.info("%r ended: %s", session, session.end_reason)
+            logger.info("session %s ended: %s", session.label, session.end_reason)
 
     async def _reap(self) -> None:
         for turn in itertools.count(1):

@@ -11,7 +11,7 @@ Neighbours: `backends` compose it with their transport; `core.session` is its up
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Final, Protocol
 
 from .. import wire
@@ -304,11 +304,19 @@ class Relay:
     # -- what is seen and counted ----------------------------------------------------------------
 
     def _show(self, message: Forwarded) -> None:
-        """Run the hooks in the context of the exchange that the message belongs to."""
-        context = message.exchange.context if message.exchange is not None else self._context
+        """Run the hooks in the context of the exchange that the message belongs to.
+
+        A client's notification is passed on within its own request.
+        """
+        if message.exchange is not None:
+            run = message.exchange.context.run
+        elif message.to_backend and message.kind == "notification":
+            run = copy_context().run
+        else:
+            run = self._context.run
         for hook in self._hooks:
             try:
-                context.run(hook, message)
+                run(hook, message)
             except Exception:  # a hook is not ours: it must not stop a message
                 logger.exception("%s: a hook failed on %s", self._label, message.method)
 

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import Context
 from typing import Final, TypeVar
 
 import anyio
@@ -56,6 +57,7 @@ class Session:
         "_backend",
         "_call_limit",
         "_closing",
+        "_context",
         "_ended",
         "_held",
         "_leases",
@@ -88,11 +90,13 @@ class Session:
         client: ClientPort,
         *,
         opener: ReplySink | None = None,
+        context: Context | None = None,
         keeps_id: bool = True,
         call_limit: CallLimit | None = None,
         closing: Callable[["Session"], None],
     ) -> None:
-        """`opener` takes what the backend sends before it has answered `initialize`.
+        """`opener` takes what the backend sends before it has answered `initialize`; `context` is
+        that of the request, for hooks.
 
         `keeps_id`: whether the session outlives its backend, asleep. `closing` is called when a
         session that was ready is to be finished: it must see to it that `finish` is run.
@@ -117,6 +121,7 @@ class Session:
         self.version: str | None = None
         """The revision that was negotiated; None until a backend has answered `initialize`."""
         self._opener = opener
+        self._context = context
         self._scope: anyio.CancelScope | None = None
         self._held: list[AbstractAsyncContextManager[object]] = []
         self._backend: Backend | None = None
@@ -177,7 +182,7 @@ class Session:
             backend = await self._hold(launcher.launch(self.identity, self.label, self))
             self._backend = backend
             to = self._opener or self.client
-            return await shake_hands(backend, self.opening, self.start, to)
+            return await shake_hands(backend, self.opening, self.start, to, self._context)
         raise BackendStartFailed(f"The backend did not answer initialize in {patience:g} s.")
 
     async def _hold(self, what: AbstractAsyncContextManager[T]) -> T:
@@ -209,7 +214,7 @@ class Session:
         self.stop_reason = None
         self.idle_since = anyio.current_time()
         self._silent_calls = 0
-        self._opener = None
+        self._opener = self._context = None
         self.start.settled.set()
 
     def _settle(self, failure: ProxyError | None) -> None:

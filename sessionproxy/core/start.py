@@ -3,6 +3,8 @@
 Neighbours: `core.session` calls it; those who wait for a start share its `Start`.
 """
 
+from contextvars import Context
+
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..errors import BackendGone, BackendStartFailed, InitializeRefused, ProxyError
@@ -47,17 +49,19 @@ async def shake_hands(
     opening: Opening,
     start: Start,
     to: ReplySink | ClientPort,
+    context: Context | None,
 ) -> Bytes:
     """Send the client's `initialize`, and return the result once it has come.
 
-    What the backend sends before that goes `to` the client.
+    What the backend sends before that goes `to` the client. `context`: of the request that opens
+    the session; None where it is woken.
 
     Raises:
         BackendStartFailed: the backend ended.
         InitializeRefused: it answered with an error.
     """
     answer = _Answer(to)
-    exchange = Exchange("initialize", opening.params, client_id=b"0", sink=answer)
+    exchange = Exchange("initialize", opening.params, client_id=b"0", sink=answer, context=context)
     backend.request(exchange)
     await answer.came.wait()
     await checkpoint_if_cancelled()  # `stop` or `end` may have come together with the answer

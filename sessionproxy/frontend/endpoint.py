@@ -26,6 +26,7 @@ from ..errors import (
     NotAcceptable,
     ProxyError,
     UnsupportedMediaType,
+    UnsupportedVersion,
 )
 from ..http import Guard, Headers, header_of, media_type, read_body, read_headers
 from ..http.request import Receive, Scope, Send
@@ -94,7 +95,9 @@ class Endpoint:
             else:
                 raise MethodNotAllowed(f"{method} is not served here")
         except ProxyError as error:
-            logger.info("refused: %s (%s)", error.reason, error)
+            # A modern client asks first, and goes on with `initialize`: nothing is wrong.
+            level = logging.DEBUG if isinstance(error, UnsupportedVersion) else logging.INFO
+            logger.log(level, "refused: %s (%s)", error.reason, error)
             await connection.problem(problems.http_problem(error))
         finally:
             connection.unwatch()
@@ -262,7 +265,9 @@ class Endpoint:
         streams = Streams()
         reply = Reply(streams, expose_stderr=self._serving.expose_stderr)
         exchange = _exchange(message, reply)
-        session = self._manager.create(self._serving.owner, opening, streams, reply)
+        session = self._manager.create(
+            self._serving.owner, opening, streams, reply, exchange.context
+        )
 
         async def begin() -> None:
             try:
@@ -369,7 +374,7 @@ class Endpoint:
         key = header_of(headers, b"mcp-session-id")
         if not key:
             check_version(headers, None)
-            raise MissingSessionId("the Mcp-Session-Id header is missing")
+            raise MissingSessionId("the Mcp-Session-Id header is missing; begin with initialize")
         session = self._manager.find(self._serving.owner, key)
         check_version(headers, session)
         return session

@@ -59,7 +59,8 @@ class Guard:
         """Raises: HostRefused, OriginRefused, ForwardedRefused."""
         host = headers.get(b"host", b"")
         if not _remembered(self._host_verdicts, host, self._knows_host):
-            raise HostRefused("the Host header names no host that is served here")
+            name = host[:100].decode("latin-1")
+            raise HostRefused(f"host {name!r} is not served here; --allow-host names others")
         origin = headers.get(b"origin")
         if origin is not None and not _remembered(
             self._origin_verdicts, origin, self._knows_origin

@@ -37,6 +37,18 @@ async def test_a_spare_that_died_is_replaced_and_never_given_out(
             assert (await client.do())["pid"] not in victims
 
 
+async def test_a_spare_that_died_unseen_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DESIGN 10: the next one is given out instead, and the client notices nothing."""
+    monkeypatch.setattr(pool, "LOOK", 1000.0)
+    async with embedded(warm=2) as proxy:
+        await until(lambda: len(proxy.processes()) == 2)
+        victim = min(proxy.processes())  # the oldest, which would be taken first
+        os.kill(victim, signal.SIGKILL)
+        await gone(victim)
+        async with connect(proxy.url) as client:
+            assert (await client.do())["pid"] != victim
+
+
 async def test_what_a_spare_said_before_it_was_taken_is_not_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -32,7 +32,11 @@ def test_every_line_is_logged_under_the_label_of_its_session(
     log.label = "abc"
     log.feed(b"half ", 0)
     log.feed("line\nsöme\xff\r\nrest".encode("latin-1"), 0)
-    assert logged(lines) == ["spare: early", "abc: half line", "abc: s\ufffdme\ufffd"]
+    assert logged(lines) == [
+        "spare stderr: early",
+        "abc stderr: half line",
+        "abc stderr: s\ufffdme\ufffd",
+    ]
 
 
 def test_a_flood_is_logged_at_a_bounded_rate_and_the_rest_is_counted(
@@ -45,7 +49,7 @@ def test_a_flood_is_logged_at_a_bounded_rate_and_the_rest_is_counted(
     log.feed(b"y\n", 11.5)
     assert logged(lines)[-2:] == [
         f"spare: {1000 - LINES_PER_SECOND} lines on stderr were not logged",
-        "spare: y",
+        "spare stderr: y",
     ]
 
 
@@ -70,8 +74,8 @@ def test_a_giant_line_is_cut(lines: pytest.LogCaptureFixture) -> None:
     for _ in range(1000):
         log.feed(b"x" * 10_000, 0)
     log.feed(b"\nnext\n", 0)
-    assert len(logged(lines)[0]) <= MAX_LINE + len("spare: ")
-    assert logged(lines)[1] == "spare: next"
+    assert len(logged(lines)[0]) <= MAX_LINE + len("spare stderr: ")
+    assert logged(lines)[1] == "spare stderr: next"
 
 
 def test_a_silent_backend_has_no_last_lines() -> None:

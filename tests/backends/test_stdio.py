@@ -45,9 +45,10 @@ async def test_a_backend_that_heeds_the_end_of_its_input_is_not_signalled(
 
 
 async def test_one_that_ignores_it_gets_sigterm_after_the_grace(
-    stderr: pytest.LogCaptureFixture,
+    stderr: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FAULTS F17: to the tree, never to the leader alone."""
+    monkeypatch.setattr(stdio, "TERM_GRACE", NEVER)
     async with session(scripted(**ON_EOF), stop_grace=0.2) as (proxy, client):
         found = await client.do({"spawn": []}, {"spawn": ["session"]})
         await client.delete()

@@ -713,11 +713,12 @@ def test_a_log_message_and_an_ask_run_in_the_context_of_the_call_they_are_attrib
     ]
 
 
-def test_what_belongs_to_no_exchange_runs_in_nobodys_context() -> None:
-    """The receive loop has the ContextVars of whoever started it; a hook must not see them."""
+def test_what_belongs_to_no_exchange_runs_in_nobodys_context_but_a_clients_notification() -> None:
+    """The receive loop has the ContextVars of whoever started it; a hook must not see them. A
+    notification of the client is passed on by the request that brought it."""
     watcher = Watcher()
     wire = Wire(hooks=[watcher])
-    token = WHO.set("the loop")
+    token = WHO.set("the loop, or the client")
     try:
         wire.says('"method":"notifications/message"')
         wire.relay.notify("notifications/initialized", None)
@@ -725,7 +726,7 @@ def test_what_belongs_to_no_exchange_runs_in_nobodys_context() -> None:
         WHO.reset(token)
     assert [seen[:4] for seen in watcher.seen] == [
         ("nobody", False, "notification", "notifications/message"),
-        ("nobody", True, "notification", "notifications/initialized"),
+        ("the loop, or the client", True, "notification", "notifications/initialized"),
     ]
 
 

@@ -17,8 +17,8 @@ import pytest
 from sessionproxy.core.context import current_exchange
 from sessionproxy.core.exchange import Forwarded
 from sessionproxy.http.request import Receive, Scope, Send
-from tests.rig.embedded import Application, embedded
-from tests.rig.http import Client, Incoming, Json, connect
+from tests.rig.embedded import Application, embedded, until
+from tests.rig.http import Client, Incoming, Json, connect, http
 
 USER: ContextVar[str | None] = ContextVar("USER", default=None)
 NOBODY = None
@@ -248,6 +248,21 @@ async def test_what_a_backend_sends_between_calls_runs_in_nobodys_context() -> N
                 await client.do({"log": "the answer has arrived"})
     assert hook.users("roots/list", "request") == [NOBODY]
     assert hook.users("roots/list", "result", to_backend=True) == [NOBODY]
+
+
+async def test_a_backend_is_started_in_the_context_of_the_server() -> None:
+    """DESIGN 8: never the opening request's, nor that of the one which wakes it. The client's own
+    `initialize` is shown in its own."""
+    hook = Hook()
+    async with embedded(hooks=[hook], around=with_user) as proxy, http() as pool:
+        client = Client(pool, proxy.url, headers={"x-user": "ann"})
+        await client.initialize()
+        await client.do({"then": [{"exit": 0}]})
+        await until(lambda: proxy.manager.registry.awake() == ())
+        await client.also(x_user="bob").request("tools/list")
+    assert hook.users("initialize", "request", to_backend=True) == ["ann", NOBODY]
+    assert hook.users("initialize", "result") == ["ann", NOBODY]
+    assert hook.users("tools/list", "request", to_backend=True) == ["bob"]
 
 
 async def test_a_hook_that_raises_changes_nothing() -> None:

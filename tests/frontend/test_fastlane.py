@@ -243,6 +243,26 @@ async def test_a_connection_that_asks_to_close_is_closed_after_its_answer() -> N
             await wire.stream.receive()
 
 
+async def test_a_page_can_read_every_answer_and_not_the_first_alone() -> None:
+    """Fetch, CORS protocol: the headers depend on the Origin, so it takes the ordinary way."""
+    async with session() as (_, client):
+        page = client.also(origin="http://localhost:3000")
+        for number in range(3):
+            answer = await page.post(call(number))
+            assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+async def test_a_client_that_waits_to_be_told_to_continue_is_told_each_time() -> None:
+    """RFC 9110 section 10.1.1."""
+    async with session() as (proxy, client), wired(proxy, client) as wire:
+        for number in range(3):
+            head, body = wire.message(call(number), "expect: 100-continue").split(b"\r\n\r\n", 1)
+            await wire.send(head + b"\r\n\r\n")
+            assert (await wire.answer())[0] == 100
+            await wire.send(body)
+            assert await wire.echoed() == number
+
+
 async def test_a_large_answer_arrives_whole() -> None:
     """DESIGN 13."""
     async with session() as (proxy, client), wired(proxy, client) as wire:

@@ -286,17 +286,22 @@ class Call:
     def spawn(self, how: list[str]) -> None:
         """Start a child that lives on, in the same process group.
 
-        `session`: in a session of its own; `holds`: it keeps our stdout and stderr open.
+        `session`: in a session of its own; `daemon`: so too, and as nobody's child; `holds`: it
+        keeps our stdout and stderr open.
         """
         pipes = None if "holds" in how else subprocess.DEVNULL
-        child = subprocess.Popen(
-            ["sleep", "600"],
-            stdin=subprocess.DEVNULL,
-            stdout=pipes,
-            stderr=pipes,
-            start_new_session="session" in how,
-        )
-        self.told["children"] = [*self.told.get("children", ()), child.pid]
+        if "daemon" in how:
+            line = ["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"]
+            pid = int(subprocess.check_output(line, stdin=subprocess.DEVNULL))
+        else:
+            pid = subprocess.Popen(
+                ["sleep", "600"],
+                stdin=subprocess.DEVNULL,
+                stdout=pipes,
+                stderr=pipes,
+                start_new_session="session" in how,
+            ).pid
+        self.told["children"] = [*self.told.get("children", ()), pid]
 
     def tells(self, what: str) -> None:
         """Put into the answer what the backend has seen, or what it was started with."""
