@@ -63,22 +63,17 @@ EXAMPLES: Final = """
   sessionproxy run
 """
 
-Command = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="COMMAND ARG...",
-        help="What starts one backend: a stdio MCP server. The demo server where it is left out.",
-        show_default=False,
-    ),
-]
 
-
-def _parameters() -> list[inspect.Parameter]:
+def _parameters(command_help: str) -> list[inspect.Parameter]:
     """Return a parameter for COMMAND and one for every setting."""
+    argument = typer.Argument(metavar="COMMAND ARG...", help=command_help, show_default=False)
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
         inspect.Parameter(
-            "command", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Command
+            "command",
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=None,
+            annotation=Annotated[list[str] | None, argument],
         )
     ]
     group = ""
@@ -116,12 +111,16 @@ def _kind(setting: str, default: object) -> object:
     return OnLoss if isinstance(default, OnLoss) else type(default)
 
 
-def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Give `function`, which takes a command and settings by name, an option for each."""
-    parameters = _parameters()
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    function.__annotations__ = {p.name: p.annotation for p in parameters}
-    return function
+def _with_settings(command_help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a function that takes a command and settings by name an option for each."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = _parameters(command_help)
+        function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        function.__annotations__ = {p.name: p.annotation for p in parameters}
+        return function
+
+    return decorate
 
 
 @app.command(
@@ -130,7 +129,7 @@ def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
     # What follows COMMAND is its own: `run npx -y ...` works without `--` too.
     context_settings={"allow_interspersed_args": False},
 )
-@_with_settings
+@_with_settings("What starts one backend: a stdio MCP server. Left out: the demo server.")
 def run(command: Sequence[str] | None = None, **values: object) -> None:
     """Serve a stdio MCP server over HTTP: a backend of its own for every session.
 
@@ -148,7 +147,7 @@ def run(command: Sequence[str] | None = None, **values: object) -> None:
 
 
 @app.command("doctor", context_settings={"allow_interspersed_args": False})
-@_with_settings
+@_with_settings("A backend to try: a stdio MCP server. Left out: only the machine is checked.")
 def check(command: Sequence[str] | None = None, **values: object) -> None:
     """Check this machine; with a COMMAND, also start one backend and list its tools.
 

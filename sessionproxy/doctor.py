@@ -107,7 +107,7 @@ async def backend(settings: Settings, command: Sequence[str]) -> AsyncGenerator[
                 began = clock()
             yield Finding("stop", _took(clock() - began))
         except (ProxyError, ConfigError) as error:
-            yield Finding("failed", str(error), good=False)
+            yield Finding("backend", str(error), good=False)
             how = error.exit if isinstance(error, BackendStartFailed) else None
             for line in how.stderr if how else ():
                 yield Finding("stderr", line, None)
