@@ -7,7 +7,7 @@ cancellation. It outlives the connection that brought it. Neighbours: the fronte
 
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 from ..errors import ProxyError
 from ..wire import Bytes, Method, method_of
@@ -53,6 +53,10 @@ class Holder(Protocol):
     """What holds exchanges in flight; told when one no longer is."""
 
     def returned(self, exchange: "Exchange") -> None: ...
+
+
+_SETTLED: Final = Context()
+"""What an exchange that is settled has for a context: nothing belongs to it any more."""
 
 
 class Exchange:
@@ -113,6 +117,9 @@ class Exchange:
         if self.holder is not None:
             self.holder.returned(self)
         self.sink.settled(self)
+        # The context holds the exchange as its current one: without this, every result would stay
+        # in memory until the cyclic collector comes by.
+        self.context = _SETTLED
 
 
 class Ask:

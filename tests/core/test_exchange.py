@@ -1,5 +1,8 @@
+import gc
+import weakref
+
 from sessionproxy.core.context import current_exchange
-from sessionproxy.core.exchange import Ask, Exchange, Forwarded, Outcome
+from sessionproxy.core.exchange import Ask, Exchange, Forwarded, Outbound, Outcome
 from sessionproxy.errors import BackendGone
 
 from .fakes import USER, FakeSink
@@ -83,3 +86,25 @@ def test_its_repr_says_whether_it_is_in_flight() -> None:
     assert repr(exchange) == "<Exchange tools/call in flight>"
     exchange.settle(Outcome(result=b"{}"))
     assert repr(exchange) == "<Exchange tools/call settled>"
+
+
+def test_a_settled_exchange_is_freed_at_once() -> None:
+    """Results may have many MiB, and the cyclic collector is in no hurry."""
+
+    class Sink:
+        attached = True
+
+        def message(self, message: Outbound) -> None: ...
+
+        def settled(self, exchange: Exchange) -> None: ...
+
+    sink = Sink()
+    kept = weakref.ref(sink)
+    gc.disable()
+    try:
+        exchange = Exchange("tools/call", None, client_id=b"1", sink=sink)
+        exchange.settle(Outcome(result=b"{}"))
+        del exchange, sink
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -229,12 +229,18 @@ async def test_a_method_that_is_not_served_gets_405_and_the_list_of_those_that_a
         assert response.headers["allow"] == "GET, POST, DELETE, OPTIONS"
 
 
-@pytest.mark.parametrize("path", ["/", "/mcp/", "/mcp/x", "/MCP", "//mcp", "/mcp%2e", "/healthz/"])
+@pytest.mark.parametrize("path", ["/", "/mcp//", "/mcp/x", "/MCP", "//mcp", "/mcp%2e", "/healthz/"])
 async def test_another_path_gets_404(path: str) -> None:
     """DESIGN 11: an unknown name falls through to nothing."""
     async with embedded() as proxy, http() as pool:
         response = await pool.post(f"{proxy.base}{path}", json=INITIALIZE, headers=JSON)
         assert_refused(response, 404)
+
+
+async def test_the_path_may_end_with_a_slash() -> None:
+    """Our choice: people paste it so, and a redirect would lose the body."""
+    async with embedded() as proxy, connect(f"{proxy.url}/") as client:
+        assert (await client.do())["count"] == 1
 
 
 @pytest.mark.parametrize("version", ["2099-01-01", "2026-07-28", "", "x" * 5000])
