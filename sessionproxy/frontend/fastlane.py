@@ -121,7 +121,8 @@ class FastLane(HttpToolsProtocol):
             self._take_slowly(data)
 
     def _take_slowly(self, data: bytes) -> None:
-        self._data = data
+        # Only what begins with a head can be vouched for, not the tail of a body before it.
+        self._data = b"" if self._parsing else data
         super().data_received(data)
         self._data = b""
 
