@@ -116,7 +116,7 @@ def _by_psutil(pid: int) -> Process | None:
 
 
 def read_all() -> Snapshot:
-    """Return the process table as it is now. Blocks: about 30 us a process."""
+    """Return the process table as it is now. Blocks."""
     return Snapshot(p for pid in psutil.pids() if (p := read_one(pid)) is not None)
 
 

@@ -50,7 +50,7 @@ class SessionDir:
     __slots__ = ("_path",)
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path)  # a tenth of the memory
+        self._path = str(path)  # a `Path` weighs several times as much
 
     @property
     def path(self) -> Path:

@@ -1,7 +1,7 @@
 """An event that is set once, and takes next to no memory until somebody waits for it.
 
-`anyio.Event` takes about 900 bytes on asyncio, and every session has several that nobody waits
-for while it is idle. Neighbours: everything that waits for a backend.
+An `anyio.Event` on asyncio has a queue for those who wait from the start, and every session has
+several that nobody waits for while it is idle. Neighbours: everything that waits for a backend.
 """
 
 import anyio

@@ -27,7 +27,7 @@ from .endpoint import Endpoint
 from .reply import Reply
 
 MAX_HEADS: Final = 4096
-"""Heads that are remembered, about 500 bytes each; the oldest goes first."""
+"""Heads that are remembered, some hundred bytes each; the oldest goes first."""
 
 MAX_JOINED: Final = 65536
 """Bytes of an answer that are copied to be written together with its head."""

@@ -56,7 +56,7 @@ class EventStream:
         self.number = number
         self._expected = expected
         self._last = 0
-        self._pending: list[Event] = []  # lists: an empty deque takes 760 bytes
+        self._pending: list[Event] = []  # lists: an empty deque has room for 64
         self._pending_size = 0
         self._kept: list[Event] = []
         self._kept_size = 0

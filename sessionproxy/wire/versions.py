@@ -1,7 +1,7 @@
 """The protocol revisions of the handshake era, and what changed between them on the wire.
 
-Spelled out here, not taken from `mcp_types`: that import costs a third of a second of pydantic
-models, and `wire` needs four strings. A test compares them with the SDK's.
+Spelled out here, not taken from `mcp_types`: that import builds hundreds of pydantic models, and
+`wire` needs four strings. A test compares them with the SDK's.
 """
 
 from typing import Final
