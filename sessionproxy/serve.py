@@ -341,56 +341,62 @@ async def _serve(
     if host in ("0.0.0.0", "::"):  # not addresses to connect to
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"
     shown = f"[{host}]" if ":" in host else host
-    async with app.lifespan():
-        heads = Heads(
-            app.running.endpoint,
-            keepalive=app.settings.keepalive,
-            max_body=app.settings.max_body,
-        )
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            http=FastLane.with_heads(heads),
-            timeout_keep_alive=75,
-            ws="none",
-            timeout_graceful_shutdown=5,
-        )
-        server = _Server(config)
+    refused: ConfigError | None = None
+    try:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with anyio.create_task_group() as tasks:
+            # Outside of the lifespan: a signal while the last backends are stopped must not kill us.
+            async with anyio.create_task_group() as hurrying:
+                async with app.lifespan(), anyio.create_task_group() as tasks:
+                    running = app.running
+                    server = _Server(_uvicorn_config(app))
 
-                async def run() -> None:
-                    await server.serve(sockets=[sock])
-                    tasks.cancel_scope.cancel()
+                    async def run() -> None:
+                        await server.serve(sockets=[sock])
+                        tasks.cancel_scope.cancel()
 
-                tasks.start_soon(run)
-                on_ready(app, f"http://{shown}:{port}{app.settings.path}")
-                async for number in signals:
-                    name, patience = signal.Signals(number).name, app.settings.drain_timeout
-                    logger.info(
-                        "%s: draining for up to %g s; a second one ends at once", name, patience
-                    )
-                    break
-                await _drain(app, signals)
-                server.should_exit = True
+                    tasks.start_soon(run)
+                    on_ready(app, f"http://{shown}:{port}{app.settings.path}")
+                    async for number in signals:
+                        name = signal.Signals(number).name
+                        patience = app.settings.drain_timeout
+                        logger.info(
+                            "%s: draining for up to %g s; a second one ends at once", name, patience
+                        )
+                        break
+                    hurrying.start_soon(_cut_short, running, signals)
+                    if not await running.manager.drain(app.settings.drain_timeout):
+                        logger.warning("requests in flight were cut off")
+                    server.should_exit = True
+                hurrying.cancel_scope.cancel()
+    except* ConfigError as group:  # what is wrong is one thing, and no fault of a task's
+        refused = next(error for error in group.exceptions if isinstance(error, ConfigError))
+    if refused is not None:
+        raise refused
 
 
-async def _drain(app: ProxyApp, signals: AsyncIterator[signal.Signals]) -> None:
-    """Let what is in flight end, then end every session; another signal cuts it short."""
-    running = app.running
-    async with anyio.create_task_group() as tasks:
+def _uvicorn_config(app: ProxyApp) -> uvicorn.Config:
+    heads = Heads(
+        app.running.endpoint,
+        keepalive=app.settings.keepalive,
+        max_body=app.settings.max_body,
+    )
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        http=FastLane.with_heads(heads),
+        timeout_keep_alive=75,
+        ws="none",
+        timeout_graceful_shutdown=5,
+    )
 
-        async def cut_short() -> None:
-            async for number in signals:
-                logger.info("%s again: ending at once", signal.Signals(number).name)
-                running.launcher.hurry()
-                running.manager.hurry()
 
-        tasks.start_soon(cut_short)
-        if not await running.manager.drain(app.settings.drain_timeout):
-            logger.warning("requests in flight were cut off")
-        tasks.cancel_scope.cancel()
+async def _cut_short(running: Running, signals: AsyncIterator[signal.Signals]) -> None:
+    """End at once at another signal, whatever is being waited for."""
+    async for number in signals:
+        logger.info("%s again: ending at once", signal.Signals(number).name)
+        running.launcher.hurry()
+        running.manager.hurry()

@@ -6,10 +6,13 @@ or thread per child. What is on the pipes is `core.relay`'s business. Neighbours
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
 import subprocess
+import sys
+import termios
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
@@ -199,10 +202,10 @@ class Child:
             self._loop.remove_reader(self._out)
             self._expect_exit("closed its output")
 
-    def _read_once(self) -> bool:
-        """Read and hand on what there is; return whether the pipe is still open."""
+    def _read_once(self, size: int = READ_SIZE) -> bool:
+        """Read and hand on at most `size` bytes; return whether the pipe is still open."""
         try:
-            chunk = os.read(self._out, READ_SIZE)
+            chunk = os.read(self._out, size)
         except BlockingIOError:
             return True
         for line in self._lines.feed(chunk):
@@ -266,11 +269,17 @@ class Child:
             self._loop.remove_reader(self._pidfd)
 
     def _drain(self) -> None:
-        """Deliver what the dead process left in its pipes; a descendant may still hold them."""
-        for _ in range(1024):
+        """Deliver what the dead process left in its pipes, and read them no more.
+
+        Only what is in them now: a descendant may hold them too, and go on writing.
+        """
+        left = 0 if self._stdout.closed else _unread(self._out)
+        while left > 0:
             before = self._lines.taken
-            if self._stdout.closed or not self._read_once() or self._lines.taken == before:
-                break
+            self._read_once(min(left, READ_SIZE))
+            taken = self._lines.taken - before
+            left = left - taken if taken else 0
+        self._loop.remove_reader(self._out)
         if not self._stderr.closed:
             self._read_stderr()
 
@@ -355,6 +364,11 @@ class Child:
         self._tree.release()
         self._over = True
         self._exited.set()
+
+
+def _unread(fd: int) -> int:
+    """Return how many bytes wait in a pipe (ioctl_tty(2), FIONREAD)."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
 def _name_of(number: int) -> str:

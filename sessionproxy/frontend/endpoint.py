@@ -198,14 +198,18 @@ class Endpoint:
             await self.answer(reply, session, connection)
             _raise_crash(beginning)
         finally:
-            if reply.stream is None:
-                beginning.cancel()
-            else:  # the client can resume, and finds its answer there
-                self._beginning.add(beginning)
-                beginning.add_done_callback(self._beginning.discard)
+            self._leave(beginning, reply)
         told_now = telling and not connection.gone and (tells or reply.noted)
         if told_now and session.loss is telling[0]:
             session.loss = None
+
+    def _leave(self, beginning: asyncio.Task[None], reply: Reply) -> None:
+        """Stop what waits beside an answer, unless the client can resume and find its answer."""
+        if reply.stream is None:
+            beginning.cancel()
+        else:
+            self._beginning.add(beginning)
+            beginning.add_done_callback(self._beginning.discard)
 
     def _begin_or_tell(
         self, session: Session, exchange: Exchange, reply: Reply, telling: list[Loss]
@@ -280,16 +284,17 @@ class Endpoint:
         beginning = _beside(reply, begin())
 
         def hung_up() -> None:
-            beginning.cancel()
-            reply.release()
+            if reply.stream is None:
+                beginning.cancel()
+                reply.release()
 
         connection.watch(hung_up)
         try:
             await self._answer_initialize(session, opening, reply, connection)
             _raise_crash(beginning)
         finally:
-            beginning.cancel()
-            if connection.gone:  # it never learnt its session's id
+            self._leave(beginning, reply)
+            if connection.gone and reply.stream is None:  # it never learnt its session's id
                 self._manager.end(session, EndReason.ABANDONED)
 
     async def _answer_initialize(

@@ -29,6 +29,9 @@ from .reply import Reply
 MAX_HEADS: Final = 4096
 """Heads that are remembered, some hundred bytes each; the oldest goes first."""
 
+MAX_HEAD: Final = 4096
+"""Bytes of a head that is remembered."""
+
 MAX_JOINED: Final = 65536
 """Bytes of an answer that are copied to be written together with its head."""
 
@@ -298,7 +301,7 @@ class FastLane(HttpToolsProtocol):
         """Remember the head of `data`: requests that begin with it belong to `session`."""
         end = data.find(b"\r\n\r\n") + 4
         found = _LENGTH.search(data, 0, end)
-        if end < 4 or found is None or data.find(b"\r\n\r\n", end) >= 0:
+        if not 4 <= end <= MAX_HEAD or found is None or data.find(b"\r\n\r\n", end) >= 0:
             return  # it came in pieces, or with another one
         at, digits_end = found.span(1)
         self._digits_at = at

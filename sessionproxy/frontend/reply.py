@@ -61,7 +61,9 @@ class Reply:
     # -- what comes --------------------------------------------------------------------------------
 
     def message(self, message: Outbound) -> None:
-        self.commit().put(message)
+        stream = self.commit()
+        if stream is not None:
+            stream.put(message)
 
     def settled(self, exchange: Exchange) -> None:
         outcome = exchange.outcome or Outcome()
@@ -83,7 +85,7 @@ class Reply:
 
     def _answered(self, answer: bytes) -> None:
         self._open -= 1
-        if self.stream is None:
+        if self.stream is None and self._open:
             self._answers.append(answer)
             if not self._open:
                 self._wake()
@@ -97,9 +99,12 @@ class Reply:
         """The client hung up before anything was decided: nobody reads this, unless it resumes."""
         self._lost = True
 
-    def commit(self) -> EventStream:
-        """Decide for a stream, unless that is decided already; the answer can no more be JSON."""
-        if self.stream is None:
+    def commit(self) -> EventStream | None:
+        """Decide for a stream, if nothing is decided; the answer can no more be JSON.
+
+        None: everything is answered already, in JSON, and whatever comes now comes too late.
+        """
+        if self.stream is None and self._open:
             self.stream = self._streams.open_reply(expected=not self._lost)
             for answer in self._answers:
                 self.stream.put(Outbound(answer))
