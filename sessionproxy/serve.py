@@ -344,7 +344,7 @@ async def _serve(
     refused: ConfigError | None = None
     try:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            # Outside of the lifespan: a signal while the last backends are stopped must not kill us.
+            # Outside of the lifespan: a signal while it ends must not kill us half-way.
             async with anyio.create_task_group() as hurrying:
                 async with app.lifespan(), anyio.create_task_group() as tasks:
                     running = app.running

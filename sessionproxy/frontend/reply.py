@@ -85,7 +85,7 @@ class Reply:
 
     def _answered(self, answer: bytes) -> None:
         self._open -= 1
-        if self.stream is None and self._open:
+        if self.stream is None:
             self._answers.append(answer)
             if not self._open:
                 self._wake()
