@@ -237,7 +237,7 @@ class Session:
         self.stopped.set()
 
     def wake(self) -> Start:
-        """Leave `ASLEEP` for a new start, which the caller runs with `live`."""
+        """Leave `ASLEEP` for a new start, which the caller runs with `begin`."""
         self.state = advance(self.state, SessionState.STARTING)
         self.start = Start()
         return self.start
