@@ -147,6 +147,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "default: sessionproxy below $XDG_STATE_HOME or ~/.local/state."
         ),
     ] = None
+    containment: Annotated[
+        str,
+        Meta(
+            pattern="^(auto|process-group|guardian|pid-namespace|cgroup)$",
+            description="What keeps hold of a backend's processes: process-group, guardian, "
+            "pid-namespace or cgroup; auto: the best that this machine has (sessionproxy doctor).",
+        ),
+    ] = "auto"
+    memory_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Bytes of memory for one backend's processes; 0: no limit. Needs a cgroup.",
+        ),
+    ] = 0
+    pids_max: Annotated[
+        int,
+        Meta(
+            ge=0, description="Processes and threads of one backend; 0: no limit. Needs a cgroup."
+        ),
+    ] = 0
     expose_stderr: Annotated[
         bool | None,
         Meta(
@@ -199,6 +220,10 @@ _PLAIN_WORDS: Final = (
     (">=", "of at least"),
     ("<=", "of at most"),
     ("`str` matching regex '^/.*[^/]$'", "a path such as /mcp"),
+    (
+        "`str` matching regex '^(auto|process-group|guardian|pid-namespace|cgroup)$'",
+        "auto, process-group, guardian, pid-namespace or cgroup",
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 import anyio
 import msgspec
 
-from .backends import become_subreaper
+from .backends import RUNGS, available, chosen
 from .config import ConfigError, Settings
 from .core.exchange import Ask, Exchange, Outbound, Outcome
 from .core.ports import Identity
@@ -43,8 +43,11 @@ class Finding:
 def machine() -> Iterator[Finding]:
     """Yield what this machine offers."""
     yield Finding("python", f"{platform.python_version()} on {sys.platform}", None)
-    subreaper = "with subreaper" if become_subreaper() else "without subreaper"
-    yield Finding("containment", f"process-group, {subreaper}")
+    best = chosen(own_process=True).name
+    yield Finding("containment", best, best not in RUNGS[:2] or None)
+    for rung, against in available().items():
+        if against:
+            yield Finding(rung, f"not to be had: {against}", None)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     endless = soft == resource.RLIM_INFINITY
     yield Finding(

@@ -18,14 +18,13 @@ from typing import Final
 import anyio
 import uvicorn
 
+from .backends import Limits as TreeLimits
 from .backends import (
-    Containment,
     Pool,
-    ProcessGroups,
     StateDir,
     StdioLauncher,
     Template,
-    become_subreaper,
+    chosen,
 )
 from .backends.statedir import default_state_dir
 from .backends.stdio import Child
@@ -50,9 +49,6 @@ DEMO: Final = (sys.executable, "-m", "sessionproxy.demo")
 
 ROUTE: Final = "default"
 """Name of the one configured backend."""
-
-REAP_ORPHANS: Final = 1.0
-"""Seconds between two looks for orphans of backends that have died: zombies until then."""
 
 USER_TIMEOUT: Final = 30.0
 """Seconds after which a client that acknowledges nothing counts as gone (tcp(7),
@@ -86,9 +82,9 @@ class ProxyApp:
         *,
         local: bool,
         hooks: Sequence[Hook] = (),
-        subreaper: bool = False,
+        own_process: bool = False,
     ) -> None:
-        """`local`: it serves this machine alone.
+        """`local`: it serves this machine alone. `own_process`: nothing else runs beside it.
 
         Raises: ConfigError: the command or a setting is wrong.
         """
@@ -100,7 +96,8 @@ class ProxyApp:
             command or DEMO, cwd=settings.cwd, env=settings.env, pass_env=settings.pass_env
         )
         self._guard = Guard(local=local, hosts=settings.allow_host, origins=settings.allow_origin)
-        self.containment: Containment = ProcessGroups(subreaper=subreaper)
+        limits = TreeLimits(settings.memory_max or None, settings.pids_max or None)
+        self.containment = chosen(settings.containment, limits, own_process=own_process)
         self.tally: Counter[str] = Counter()
         """What was dropped or refused below the level of a request, by name."""
         self._running: Running | None = None
@@ -128,14 +125,13 @@ class ProxyApp:
             swept = await anyio.to_thread.run_sync(state.sweep, self.containment.end_left_over)
             if swept:
                 logger.warning("%d backends of an earlier proxy were swept away", swept)
-            async with self._run(state) as running:
+            async with self.containment.running(state.instance), self._run(state) as running:
                 self._running = running
                 try:
                     yield
                 finally:
                     self._running = None
         finally:
-            self.containment.close()
             state.close()
 
     @asynccontextmanager
@@ -149,19 +145,14 @@ class ProxyApp:
             SessionIds(state.key()),
             keeps_ids=self.settings.on_loss is not OnLoss.NOT_FOUND,
         )
-        async with pool, manager, anyio.create_task_group() as tasks:
-            tasks.start_soon(_reap_orphans, self.containment)
-            running = Running(
+        async with pool, manager:
+            yield Running(
                 manager,
                 launcher,
                 pool,
                 Endpoint(manager, self._guard, self._serving()),
                 Health(manager, self._guard, self.facts),
             )
-            try:
-                yield running
-            finally:
-                tasks.cancel_scope.cancel()
 
     def _launcher(self, state: StateDir, take_spare: Callable[[], Child | None]) -> StdioLauncher:
         return StdioLauncher(
@@ -220,12 +211,6 @@ class ProxyApp:
             what = "shutdown" if started else "startup"
             await send({"type": f"lifespan.{what}.failed", "message": str(error)})
             raise
-
-
-async def _reap_orphans(containment: Containment) -> None:
-    while True:
-        await anyio.sleep(REAP_ORPHANS)
-        containment.reap_orphans()
 
 
 def limits_from(settings: Settings) -> Limits:
@@ -326,9 +311,7 @@ def serve(
 
     Raises: ConfigError: nothing was started.
     """
-    app = ProxyApp(
-        settings, command, local=is_loopback(settings.host), subreaper=become_subreaper()
-    )
+    app = ProxyApp(settings, command, local=is_loopback(settings.host), own_process=True)
     sock = listen(settings)
     with contextlib.closing(sock):
         anyio.run(_serve, app, sock, on_ready, backend_options={"use_uvloop": True})

@@ -198,7 +198,8 @@ async def test_after_the_drain_limit_what_is_in_flight_is_ended() -> None:
 async def test_a_second_signal_ends_at_once() -> None:
     """DESIGN 7, FAULTS F23: also a backend that heeds neither its stdin nor SIGTERM."""
     script: dict[str, object] = {"eof": [{"wait": "never"}], "ignores": ["SIGTERM"]}
-    async with busy("--drain-timeout", "1000", "--stop-grace", "1000", script=script) as (
+    options = ("--drain-timeout", "1000", "--stop-grace", "1000", "--containment", "guardian")
+    async with busy(*options, script=script) as (
         process,
         client,
     ):
@@ -218,7 +219,8 @@ async def test_what_a_killed_proxy_left_is_swept_at_the_next_start(tmp_path: Pat
     """DESIGN 5.6, FAULTS F24: processes, detached ones too, and private directories."""
     script = {"eof": [{"wait": "never"}], "ignores": ["SIGTERM", "SIGHUP"]}
     state = tmp_path / "s"
-    first = start(scripted(**script), "--state-dir", str(state))
+    options = ("--state-dir", str(state), "--containment", "process-group")
+    first = start(scripted(**script), *options)
     with first:
         assert first.stdout is not None
         url = next(line for line in first.stdout if line.startswith("endpoint: ")).split()[1]
@@ -266,8 +268,8 @@ async def test_an_old_id_is_worth_nothing_after_a_restart(tmp_path: Path) -> Non
 
 
 async def test_what_detached_itself_becomes_a_child_of_the_proxy_and_is_reaped() -> None:
-    """DESIGN 10: subreaper under our own command line, so that nothing is lost to init."""
-    async with busy() as (process, client):
+    """DESIGN 10, rung a: subreaper under our own command line, so nothing is lost to init."""
+    async with busy("--containment", "process-group") as (process, client):
         (daemon,) = (await client.do({"spawn": ["daemon"]}))["children"]
         await until(lambda: psutil.Process(daemon).ppid() == process.process.pid)
         await client.delete()

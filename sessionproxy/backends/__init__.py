@@ -1,17 +1,20 @@
 """Running MCP servers: what starts them, speaks to them, contains them, and ends them."""
 
-from .containment import Containment, ProcessGroups, become_subreaper
+from .containment import AUTO, RUNGS, Containment, Limits, available, chosen
 from .launcher import StdioLauncher
 from .pool import Pool
 from .statedir import StateDir
 from .template import Template
 
 __all__ = [
+    "AUTO",
+    "RUNGS",
     "Containment",
+    "Limits",
     "Pool",
-    "ProcessGroups",
     "StateDir",
     "StdioLauncher",
     "Template",
-    "become_subreaper",
+    "available",
+    "chosen",
 ]

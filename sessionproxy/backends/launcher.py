@@ -3,12 +3,11 @@
 Neighbours: `core.session` launches and leaves; `backends.pool` keeps spares; `serve` makes it.
 """
 
-import os
-import signal
-import subprocess
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+
+import anyio
 
 from ..core.exchange import Hook
 from ..core.latch import Latch
@@ -56,7 +55,7 @@ class StdioLauncher:
     async def launch(
         self, identity: Identity, label: str, upstream: Upstream
     ) -> AsyncGenerator[Relay]:
-        child = self._take_spare() or self.spawn()
+        child = self._take_spare() or await self.spawn()
         try:
             relay = Relay(child, upstream, hooks=self._hooks, tally=self._tally, label=label)
             child.attach(relay, label)
@@ -69,8 +68,8 @@ class StdioLauncher:
     async def stop(self, child: Child) -> None:
         await child.stop(self._stop_grace, self._hurry)
 
-    def spawn(self) -> Child:
-        """Start a child, on record before it runs. Blocks until it has executed its command.
+    async def spawn(self) -> Child:
+        """Start a child, on record before it runs. Not interrupted by cancellation.
 
         Raises: BackendStartFailed: it could not be started; nothing of it stays.
         """
@@ -79,41 +78,24 @@ class StdioLauncher:
         except OSError as error:
             raise BackendStartFailed(f"No directory for the backend: {error.strerror}.") from None
         try:
-            return self._spawn_in(directory)
+            return await self._spawn_in(directory)
         except OSError as error:
             directory.remove()
             raise BackendStartFailed(f"The backend could not be started: {_told(error)}.") from None
 
-    def _spawn_in(self, directory: SessionDir) -> Child:
+    async def _spawn_in(self, directory: SessionDir) -> Child:
         what = self._template.expand(directory.path)
-        process = subprocess.Popen(
-            self._containment.command(what.argv),
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=what.cwd,
-            env=dict(what.env),
-            start_new_session=True,
-        )
+        contained = await self._containment.start(what, directory)
+        child = Child(contained, directory, max_line=self._max_line)
         try:
-            directory.write(pid=process.pid, started=start_of(process.pid))
-            return Child(process, self._containment, directory, max_line=self._max_line)
-        except BaseException:
-            _undo(process)
+            directory.note(pid=child.pid, started=start_of(child.pid))
+        except OSError:  # then nobody could end it after us
+            with anyio.CancelScope(shield=True):
+                await child.stop(0, self._hurry)
             raise
+        return child
 
 
 def _told(error: OSError) -> str:
     what = f"{error.filename}: " if error.filename else ""
     return f"{what}{error.strerror}"
-
-
-def _undo(process: "subprocess.Popen[bytes]") -> None:
-    """End a child that was started a moment ago and cannot be taken hold of."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()

@@ -72,7 +72,7 @@ class Pool(anyio.AsyncContextManagerMixin):
         while True:
             try:
                 while len(self._spares) < self._size:
-                    self._spares.append(self._launcher.spawn())
+                    self._spares.append(await self._launcher.spawn())
                     await anyio.lowlevel.checkpoint()
                 pause = PAUSE
             except BackendStartFailed as error:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -120,14 +121,21 @@ def read_all() -> Snapshot:
     return Snapshot(p for pid in psutil.pids() if (p := read_one(pid)) is not None)
 
 
-def own_children() -> Sequence[int]:
-    """Return the pids of this process's children, zombies too (proc(5), /proc/pid/task)."""
-    tasks = Path("/proc/self/task")
+def children_of(pid: int) -> Sequence[int]:
+    """Return the pids of a process's children, zombies too (proc(5), /proc/pid/task)."""
+    tasks = Path(f"/proc/{pid}/task")
     try:
         lists = [(task / "children").read_text() for task in tasks.iterdir()]
     except OSError:  # a kernel without it, or not Linux
-        return [child.pid for child in psutil.Process().children()]
-    return [int(pid) for pids in lists for pid in pids.split()]
+        with suppress(psutil.Error):
+            return [child.pid for child in psutil.Process(pid).children()]
+        return []
+    return [int(child) for children in lists for child in children.split()]
+
+
+def own_children() -> Sequence[int]:
+    """Return the pids of this process's children, zombies too."""
+    return children_of(os.getpid())
 
 
 class _Look:

@@ -36,6 +36,8 @@ class Record:
     started: int | None
     """When the process started, as `processes.Process` has it."""
     boot: str
+    cgroup: str | None = None
+    """Its control group, where it was given one."""
 
 
 def default_state_dir() -> Path:
@@ -64,10 +66,21 @@ class SessionDir:
     def _record(self) -> Path:
         return self.path.with_suffix(".json")
 
-    def write(self, *, pid: int | None = None, started: int | None = None) -> None:
-        """Write the record: first without a pid, before the spawn, and then with it."""
-        facts = {"dir": self.path.name, "pid": pid, "started": started, "boot": _boot_id()}
+    def write(self) -> None:
+        """Write the record, before anything is started."""
+        facts = {"dir": self.path.name, "pid": None, "started": None, "boot": _boot_id()}
         self._record.write_text(json.dumps(facts))
+
+    def note(self, **facts: object) -> None:
+        """Add to the record. Raises: OSError: it stays as it was."""
+        known = json.loads(self._record.read_text())
+        new = self._record.with_suffix(".new")
+        try:
+            new.write_text(json.dumps({**known, **facts}))
+            new.replace(self._record)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
 
     def remove(self) -> None:
         """Remove the directory with all that is in it, then the record."""
@@ -101,6 +114,11 @@ class StateDir:
         except OSError as error:
             raise ConfigError(f"--state-dir {root}: {error.strerror}") from None
         return cls(root, instance, lock)
+
+    @property
+    def instance(self) -> Path:
+        """The directory that holds the private ones of our backends."""
+        return self._instance
 
     def close(self) -> None:
         shutil.rmtree(self._instance, ignore_errors=True)
@@ -210,6 +228,8 @@ def _records(instance: Path) -> Iterator[Record]:
         try:
             facts = json.loads(path.read_text())
             directory = instance / str(facts["dir"])
-            yield Record(directory, facts["pid"], facts["started"], str(facts["boot"]))
+            yield Record(
+                directory, facts["pid"], facts["started"], str(facts["boot"]), facts.get("cgroup")
+            )
         except (OSError, ValueError, KeyError, TypeError):
             logger.warning("%s is no record; its backend, if any, is not known", path.name)

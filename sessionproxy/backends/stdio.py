@@ -10,11 +10,9 @@ import fcntl
 import logging
 import os
 import signal
-import subprocess
 import sys
 import termios
 from collections import deque
-from contextlib import suppress
 from contextvars import copy_context
 from typing import Final, Protocol
 
@@ -24,7 +22,7 @@ import anyio.to_thread
 from ..core.latch import Latch
 from ..errors import BackendBusy, Exit
 from ..wire import LineSplitter, Oversize
-from .containment import Containment
+from .containment import Contained, Ending
 from .statedir import SessionDir
 from .stderr import StderrLog
 
@@ -37,6 +35,15 @@ logger = logging.getLogger(__name__)
 
 READ_SIZE: Final = 256 * 1024
 """Bytes read at once: a Linux pipe holds 64 KiB, unless its other end made it larger."""
+
+LEAST_READ: Final = 4 * 1024
+MANY_LINES: Final = 500
+"""Of a backend that writes more lines than this at once, half as much is read the next time, down
+to the least: all other sessions wait while one's lines are handed on."""
+
+MAX_EARLY: Final = 1024 * 1024
+MAX_EARLY_LINES: Final = 64
+"""What is kept of a spare that talks before it is spoken to; beyond, it is read no more till then."""
 
 MAX_UNSENT: Final = 32 * 1024 * 1024
 MAX_UNSENT_MESSAGES: Final = 64
@@ -53,7 +60,7 @@ MUTE_GRACE: Final = 1.0
 """Seconds for a process that closed its stdout to end as well."""
 
 POLL: Final = 0.02
-"""Seconds between two looks at processes that are not our children, or without a pidfd."""
+"""Seconds between two looks at processes that are not our children."""
 
 
 class Speaker(Protocol):
@@ -69,40 +76,36 @@ class Child:
 
     def __init__(
         self,
-        process: "subprocess.Popen[bytes]",
-        containment: Containment,
+        contained: Contained,
         directory: SessionDir,
         *,
         max_line: int,
     ) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self._process = process
+        self._leader = contained.leader
+        self._tree = contained.tree
         self._directory = directory
-        self._tree = containment.hold(process.pid, directory.tmp)
         self._loop = asyncio.get_running_loop()
         self._max_line = max_line
         # Its pipes.
-        self._stdin = process.stdin
-        self._stdout = process.stdout
-        self._stderr = process.stderr
-        self._in = process.stdin.fileno()
-        self._out = process.stdout.fileno()
-        self._err = process.stderr.fileno()
+        self._in = contained.stdin
+        self._out = contained.stdout
+        self._err = contained.stderr
         self._lines = LineSplitter(max_line)
+        self._read_size = READ_SIZE
         self._log = StderrLog()
         self._speaker: Speaker | None = None
         self._early: list[bytes | Oversize] = []
+        self._early_size = 0
         self._unsent: deque[memoryview] | None = None
         self._unsent_size = 0
         # Moves once.
         self._writable = True
+        self._unheard = False
+        """It was killed: what it still says is of no interest."""
         self._over = False
         """It has exited, and all it wrote was delivered; or it went mute."""
         self._exited = Latch()
         self._exit = Exit()
-        self._pidfd = _pidfd(process.pid)
         for fd in (self._in, self._out, self._err):
             os.set_blocking(fd, False)
         self._context = copy_context()
@@ -117,17 +120,14 @@ class Child:
             sniffio.current_async_library_cvar.set("asyncio")
         self._loop.add_reader(self._out, self._read_stdout)
         self._loop.add_reader(self._err, self._read_stderr)
-        if self._pidfd is not None:
-            self._loop.add_reader(self._pidfd, self._notice_exit)
-        else:
-            self._loop.call_later(POLL, self._poll_exit)
+        self._leader.watch(self._note_exit)
 
     def __repr__(self) -> str:
-        return f"<Child {self._process.pid} {self._exit if self._exited.is_set() else 'running'}>"
+        return f"<Child {self.pid} {self._exit if self._exited.is_set() else 'running'}>"
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._leader.pid
 
     @property
     def has_exited(self) -> bool:
@@ -140,6 +140,8 @@ class Child:
         early, self._early = self._early, []
         for line in early:
             self._hand_on(line)
+        if not self._exited.is_set():  # reading it may have been paused
+            self._loop.add_reader(self._out, self._read_stdout)
 
     # -- stdin -----------------------------------------------------------------------------------
 
@@ -192,96 +194,105 @@ class Child:
             self._loop.remove_writer(self._in)
             self._unsent = None
             self._unsent_size = 0
-            with suppress(OSError):
-                self._stdin.close()
+            os.close(self._in)
+
+    def kill(self) -> None:
+        """Kill it at once, and hand on no more of it; its end is then noticed as any other."""
+        self._unheard = True
+        self._loop.remove_reader(self._out)
+        self._tree.kill()
+        self._expect_exit("was killed, and did not end")
 
     # -- stdout and stderr -------------------------------------------------------------------------
 
     def _read_stdout(self) -> None:
-        if not self._read_once():
+        if not self._read_once(self._read_size):
             self._loop.remove_reader(self._out)
             self._expect_exit("closed its output")
 
-    def _read_once(self, size: int = READ_SIZE) -> bool:
+    def _read_once(self, size: int) -> bool:
         """Read and hand on at most `size` bytes; return whether the pipe is still open."""
         try:
             chunk = os.read(self._out, size)
         except BlockingIOError:
             return True
         for line in self._lines.feed(chunk):
+            if self._unheard:
+                break
             try:
                 self._hand_on(line)
             except Exception:  # a fault of ours with one line must not lose the others
                 logger.exception("%r: a line was lost", self)
+        self._adapt(size, len(chunk))
         return bool(chunk)
+
+    def _adapt(self, size: int, taken: int) -> None:
+        """Read less at once where it came in many lines, more again where all was taken."""
+        if self._lines.ends > MANY_LINES:
+            self._read_size = max(LEAST_READ, size // 2)
+        elif taken == size:
+            self._read_size = min(READ_SIZE, size * 2)
 
     def _hand_on(self, line: bytes | Oversize) -> None:
         if self._speaker is None:
-            if len(self._early) < MAX_UNSENT_MESSAGES:
-                self._early.append(line)
+            self._keep_early(line)
         elif isinstance(line, Oversize):
             self._speaker.receive_oversize(line, self._max_line)
         else:
             self._speaker.receive(line)
+
+    def _keep_early(self, line: bytes | Oversize) -> None:
+        """Keep what it says before it is spoken to, as far as that is little."""
+        self._early_size += len(line) if isinstance(line, bytes) else 0
+        if len(self._early) < MAX_EARLY_LINES and self._early_size <= MAX_EARLY:
+            self._early.append(line)
+        else:
+            self._loop.remove_reader(self._out)
 
     def _read_stderr(self) -> None:
         try:
             chunk = os.read(self._err, READ_SIZE)
         except BlockingIOError:
             return
-        if chunk:
-            self._log.feed(chunk, self._loop.time())
-        else:
+        pause = self._log.feed(chunk, self._loop.time())
+        if pause or not chunk:
             self._loop.remove_reader(self._err)
+        if pause:
+            self._loop.call_later(pause, self._resume_stderr, context=self._context)
+
+    def _resume_stderr(self) -> None:
+        if not self._over:
+            self._loop.add_reader(self._err, self._read_stderr)
 
     # -- its end -----------------------------------------------------------------------------------
 
-    def _poll_exit(self) -> None:
-        if not self._exited.is_set():
-            self._notice_exit()
-            self._loop.call_later(POLL, self._poll_exit)
+    def _note_exit(self, how: Ending) -> None:
+        """Heed it at the loop's next turn, in our context: it may be told while we are made."""
+        self._loop.call_soon(self._notice_exit, how, context=self._context)
 
-    def _notice_exit(self) -> None:
+    def _notice_exit(self, how: Ending) -> None:
         """It exited: read what is still in its pipes, and tell how it ended. It stays unreaped."""
         if self._exited.is_set():
             return
-        try:
-            facts = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # somebody else in this process reaped it
-            self._watch_no_more()
-            self._exited.set()
-            self._went_mute("ended, and nobody can say how")
-            return
-        if facts is None:
-            return
-        self._watch_no_more()
         self._drain()
-        stderr = self._log.last_lines()
-        if facts.si_code == os.CLD_EXITED:
-            self._exit = Exit(code=facts.si_status, stderr=stderr)
-        else:
-            self._exit = Exit(signal=_name_of(facts.si_status), stderr=stderr)
+        name = None if how.signal is None else _name_of(how.signal)
+        self._exit = Exit(how.code, name, how.detail, self._log.last_lines())
         self._exited.set()
         self._end()
-
-    def _watch_no_more(self) -> None:
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
 
     def _drain(self) -> None:
         """Deliver what the dead process left in its pipes, and read them no more.
 
         Only what is in them now: a descendant may hold them too, and go on writing.
         """
-        left = 0 if self._stdout.closed else _unread(self._out)
+        left = _unread(self._out)
         while left > 0:
             before = self._lines.taken
             self._read_once(min(left, READ_SIZE))
             taken = self._lines.taken - before
             left = left - taken if taken else 0
         self._loop.remove_reader(self._out)
-        if not self._stderr.closed:
-            self._read_stderr()
+        self._read_stderr()
 
     def _expect_exit(self, detail: str) -> None:
         """It closed a pipe: give it a moment to exit, so that its status is known."""
@@ -352,16 +363,12 @@ class Child:
 
     def _close(self) -> None:
         """Reap the leader and close the pipes. After this its pid may be anybody's."""
-        self._watch_no_more()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
         self._loop.remove_reader(self._out)
         self._loop.remove_reader(self._err)
-        self._stdout.close()
-        self._stderr.close()
-        self._process.poll()
-        self._tree.release()
+        os.close(self._out)
+        os.close(self._err)
+        self._leader.release()
+        self._tree.close()
         self._over = True
         self._exited.set()
 
@@ -376,10 +383,3 @@ def _name_of(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a realtime signal without a name
         return f"signal {number}"
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux, or an old kernel
-        return None

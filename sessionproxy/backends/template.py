@@ -49,7 +49,7 @@ class Template:
     ) -> None:
         """`env`: `NAME=VALUE` each. `pass_env`: names taken over from `environ`, the proxy's own.
 
-        Raises: ConfigError: no such command, no such variable, or an unknown placeholder.
+        Raises: ConfigError: no such command, directory or variable, or an unknown placeholder.
         """
         environ = os.environ if environ is None else environ
         self._argv = tuple(command)
@@ -59,12 +59,23 @@ class Template:
         self._env.update(_assigned(env))
         for text in (*self._argv, self._cwd or "", *self._env.values()):
             _check_placeholders(text)
+        self._check_cwd()
         self._check_command()
 
     @property
     def command(self) -> tuple[str, ...]:
         """The command as the operator wrote it."""
         return self._argv
+
+    def _check_cwd(self) -> None:
+        """Where a placeholder is in it, it is checked by every start."""
+        cwd = self._cwd
+        if cwd is None or _PLACEHOLDER.search(cwd):
+            return
+        if not os.path.isdir(cwd):
+            raise ConfigError(f"--cwd {cwd}: no such directory")
+        if not os.access(cwd, os.X_OK):
+            raise ConfigError(f"--cwd {cwd}: no permission to enter it")
 
     def _check_command(self) -> None:
         if not self._argv:

@@ -1,4 +1,7 @@
-"""DESIGN 10, rung (a): who belongs to a backend, and that nobody else is ever signalled."""
+"""DESIGN 10, rung (a): who belongs to a backend, and that nobody else is ever signalled.
+
+Neighbours: `test_rungs` has what each rung of the ladder holds.
+"""
 
 import os
 import signal
@@ -10,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from sessionproxy.backends import ProcessGroups
 from sessionproxy.backends.containment import start_of
+from sessionproxy.backends.containment.groups import GroupTree, end_recorded
+from sessionproxy.backends.processes import ProcessTable
 from sessionproxy.backends.statedir import Record
 from tests.rig.embedded import gone, lives, until
 
@@ -71,7 +75,7 @@ def tree(
 async def test_a_tree_is_all_that_the_leader_started_however_it_detached(tmp_path: Path) -> None:
     """DESIGN 5.6, F19, F20: by group, session, ancestry and private TMPDIR."""
     with tree(tmp_path) as (leader, pids):
-        held = ProcessGroups().hold(leader.pid, tmp_path)
+        held = GroupTree(ProcessTable(), leader.pid, str(tmp_path))
         assert await held.signal(0) == len(pids) == 4
         await held.signal(signal.SIGKILL)
         await gone(leader.pid, *pids)
@@ -81,7 +85,7 @@ async def test_a_tree_is_all_that_the_leader_started_however_it_detached(tmp_pat
 async def test_what_outlives_the_leader_is_still_found(tmp_path: Path) -> None:
     """DESIGN 10: the tree is swept also when the leader left politely; it stays unreaped."""
     with tree(tmp_path) as (leader, pids):
-        held = ProcessGroups().hold(leader.pid, tmp_path)
+        held = GroupTree(ProcessTable(), leader.pid, str(tmp_path))
         leader.kill()
         await gone(leader.pid)
         assert await held.signal(0) == 4
@@ -101,7 +105,7 @@ async def test_a_descendant_that_hides_is_known_from_an_earlier_look(tmp_path: P
         assert leader.stdout is not None
         hidden = int(leader.stdout.readline())
         try:
-            held = ProcessGroups().hold(leader.pid, tmp_path)
+            held = GroupTree(ProcessTable(), leader.pid, str(tmp_path))
             await held.remember()
             leader.kill()
             await gone(leader.pid)
@@ -115,18 +119,18 @@ async def test_a_descendant_that_hides_is_known_from_an_earlier_look(tmp_path: P
 async def test_two_trees_do_not_touch_each_other(tmp_path: Path) -> None:
     """DESIGN 5.2."""
     with tree(tmp_path / "a") as (one, ones), tree(tmp_path / "b") as (two, twos):
-        groups = ProcessGroups()
-        held = groups.hold(one.pid, tmp_path / "a")
+        table = ProcessTable()
+        held = GroupTree(table, one.pid, str(tmp_path / "a"))
         await held.signal(signal.SIGKILL)
         await gone(one.pid, *ones)
         assert all(map(lives, (two.pid, *twos)))
-        assert await groups.hold(two.pid, tmp_path / "b").signal(0) == 4
+        assert await GroupTree(table, two.pid, str(tmp_path / "b")).signal(0) == 4
 
 
 async def test_the_last_resort_kills_what_is_known_at_once(tmp_path: Path) -> None:
     """`Tree.kill`: for one that cannot wait."""
     with tree(tmp_path, ignores_term=True) as (leader, pids):
-        held = ProcessGroups().hold(leader.pid, tmp_path)
+        held = GroupTree(ProcessTable(), leader.pid, str(tmp_path))
         await held.remember()
         held.kill()
         await gone(leader.pid, *pids)
@@ -138,9 +142,9 @@ async def test_a_process_with_a_reused_pid_is_never_signalled(tmp_path: Path) ->
         started = start_of(leader.pid)
         assert started is not None
         later = Record(tmp_path / "gone", leader.pid, started - 1, _boot())
-        ProcessGroups().end_left_over(later)
+        end_recorded(later)
         other_boot = Record(tmp_path / "gone", leader.pid, started, "another boot")
-        ProcessGroups().end_left_over(other_boot)
+        end_recorded(other_boot)
         assert all(map(lives, (leader.pid, *pids)))
 
 
@@ -148,7 +152,7 @@ async def test_what_an_earlier_proxy_left_is_ended_by_its_record(tmp_path: Path)
     """DESIGN 5.6: swept at the next start, detached descendants too."""
     with tree(tmp_path / "tmp") as (leader, pids):
         record = Record(tmp_path, leader.pid, start_of(leader.pid), _boot())
-        ProcessGroups().end_left_over(record)
+        end_recorded(record)
         await gone(leader.pid, *pids)
 
 
@@ -157,15 +161,15 @@ async def test_what_was_spawned_but_not_yet_on_record_is_known_by_its_directory(
 ) -> None:
     """DESIGN 10: journalled before the spawn, so without a pid at first."""
     with tree(tmp_path / "tmp") as (leader, pids):
-        ProcessGroups().end_left_over(Record(tmp_path, None, None, _boot()))
+        end_recorded(Record(tmp_path, None, None, _boot()))
         await gone(leader.pid, *pids)
 
 
 async def test_a_record_of_nothing_that_runs_signals_nobody(tmp_path: Path) -> None:
     """DESIGN 10: the next proxy may start much later."""
     with started("-c", "input()") as bystander:
-        ProcessGroups().end_left_over(Record(tmp_path, 2**22 + 1, 1, _boot()))
-        ProcessGroups().end_left_over(Record(tmp_path, None, None, ""))
+        end_recorded(Record(tmp_path, 2**22 + 1, 1, _boot()))
+        end_recorded(Record(tmp_path, None, None, ""))
         assert lives(bystander.pid)
         bystander.kill()
     await until(lambda: not lives(bystander.pid))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sessionproxy.backends import Pool, ProcessGroups, StateDir, StdioLauncher, Template, pool
+from sessionproxy.backends import Pool, StateDir, StdioLauncher, Template, pool
+from sessionproxy.backends.containment.direct import Direct
+from sessionproxy.backends.containment.groups import Groups
 from tests.rig.embedded import (
     PYTHON,
     SCRIPTED,
@@ -85,7 +87,11 @@ async def test_leaving_the_pool_stops_the_spares_that_were_not_taken(tmp_path: P
     """DESIGN 5.6."""
     state = StateDir.open(tmp_path / "s")
     launcher = StdioLauncher(
-        Template(SCRIPTED), state, ProcessGroups(), stop_grace=1000, max_line=10**6
+        Template(SCRIPTED),
+        state,
+        Direct(Groups(), own_process=False),
+        stop_grace=1000,
+        max_line=10**6,
     )
     async with Pool(launcher, 3) as spares:
         await until(lambda: len(spares) == 3)
@@ -106,7 +112,9 @@ async def test_a_start_that_fails_is_tried_again_and_the_pool_lives_on(
     later = tmp_path / "later"
     state = StateDir.open(tmp_path / "s")
     template = Template([PYTHON, *SCRIPTED[1:]], cwd="{session.dir}/../../../../later")
-    launcher = StdioLauncher(template, state, ProcessGroups(), stop_grace=1000, max_line=10**6)
+    launcher = StdioLauncher(
+        template, state, Direct(Groups(), own_process=False), stop_grace=1000, max_line=10**6
+    )
     async with Pool(launcher, 1) as spares:
         await until(lambda: not len(spares))
         assert spares.take() is None

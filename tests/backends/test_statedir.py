@@ -130,7 +130,7 @@ def test_a_session_directory_is_private_and_on_record_before_anything_runs(tmp_p
             record = json.loads(session.path.with_suffix(".json").read_text())
             assert record["dir"] == session.path.name
             assert record["pid"] is None
-        one.write(pid=123, started=456)
+        one.note(pid=123, started=456)
         record = json.loads(one.path.with_suffix(".json").read_text())
         assert (record["pid"], record["started"]) == (123, 456)
 

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from sessionproxy.backends.stderr import (
-    KEPT_BYTES,
     KEPT_LINES,
+    KEPT_SIZE,
     LINES_PER_SECOND,
     MAX_LINE,
     StderrLog,
@@ -64,7 +64,7 @@ def test_what_is_kept_is_bounded_in_bytes() -> None:
     """FAULTS F15: a ring."""
     log = StderrLog()
     log.feed((b"x" * 1000 + b"\n") * 100, 0)
-    assert sum(map(len, log.last_lines())) <= KEPT_BYTES
+    assert sum(map(len, log.last_lines())) <= KEPT_SIZE
     assert log.last_lines()
 
 

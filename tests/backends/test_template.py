@@ -94,6 +94,18 @@ def test_a_command_is_looked_for_where_the_backend_will_look(tmp_path: Path) -> 
     Template(["{session.dir}/made-later"])
 
 
+@pytest.mark.parametrize("cwd", ["/nowhere", "nowhere", __file__, ""])
+def test_a_working_directory_that_is_not_there_is_a_wrong_setting(cwd: str) -> None:
+    """DESIGN 11, FAULTS F01: one line, before anything is started."""
+    with pytest.raises(ConfigError, match=f"--cwd {cwd}: no such directory"):
+        Template([SH], cwd=cwd)
+
+
+def test_a_working_directory_that_only_a_session_has_is_looked_for_at_its_start() -> None:
+    """FAULTS F01: nobody can tell before."""
+    assert Template([SH], cwd="/nowhere/{session.dir}").expand(THERE).cwd == "/nowhere//private/7"
+
+
 def test_no_command_is_a_wrong_setting() -> None:
     """DESIGN 11."""
     with pytest.raises(ConfigError, match="COMMAND"):

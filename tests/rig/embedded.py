@@ -42,7 +42,8 @@ def scripted(**script: object) -> tuple[str, ...]:
     return (*SCRIPTED, json.dumps(script))
 
 
-def _bare(app: Application) -> Application:
+def bare(app: Application) -> Application:
+    """No middleware."""
     return app
 
 
@@ -79,20 +80,24 @@ async def embedded(
     *,
     hooks: Sequence[Hook] = (),
     local: bool = True,
-    around: Callable[[Application], Application] = _bare,
+    around: Callable[[Application], Application] = bare,
     **settings: object,
 ) -> AsyncGenerator[Embedded]:
     """Serve `command`. On exit no process and no directory of a session may be left.
+
+    Contained by the guardian where a test says nothing: there the pids that a backend tells are
+    the machine's own. `tests.backends.test_rungs` is about the others.
 
     `around`: middleware. Without it, it is served as the command line does it, the short way
     included.
     """
     with tempfile.TemporaryDirectory(prefix="sp-") as state:
         state_dir = Path(state) / "s"
-        app = http_app(command, hooks=hooks, local=local, state_dir=str(state_dir), **settings)
+        settings = {"containment": "guardian", "state_dir": str(state_dir), **settings}
+        app = http_app(command, hooks=hooks, local=local, **settings)
         failed: Exception | None = None
         async with app.lifespan():
-            protocol = _short_way(app) if SHORT_WAY and around is _bare else None
+            protocol = _short_way(app) if SHORT_WAY and around is bare else None
             serving = served(around(app), protocol=protocol, before_end=lambda: _end_all(app))
             async with serving as base:
                 try:
@@ -168,7 +173,7 @@ async def session(
     command: Sequence[str] = SCRIPTED, *, hooks: Sequence[Hook] = (), **settings: object
 ) -> AsyncGenerator[tuple[Embedded, Client]]:
     """A proxy with one session."""
-    running = embedded(command, hooks=hooks, local=True, around=_bare, **settings)
+    running = embedded(command, hooks=hooks, local=True, around=bare, **settings)
     async with running as proxy, connect(proxy.url) as client:
         yield proxy, client
 

@@ -15,9 +15,17 @@ object with these members, all optional:
     eof         steps at the end of stdin; it exits with 0 where there are none
     ignores     names of signals
     reads       lines that are read at all
+    lives       instead of all these: the scripts of the backends to come, in the order of their
+                starts, the last one for all that follow; it needs a ledger
 
-Every request runs in a thread of its own, so calls overlap. Neighbours: `tests.rig.http` has the
-steps of a call as keyword arguments; nothing here is imported by tests.
+Every request runs in a thread of its own, so calls overlap.
+
+The file named by TESTS_LEDGER, where there is such, gets a line when the backend starts and one for
+every request that it begins to execute (`tests.rig.history`). The first TESTS_SPARED backends that
+wrote to it do nothing of their script: a bystander beside those that misbehave.
+
+Neighbours: `tests.rig.http` has the steps of a call as keyword arguments; nothing here is imported
+by tests.
 """
 
 import json
@@ -49,9 +57,10 @@ class Backend:
     """One process, one conversation."""
 
     def __init__(self, script: Json) -> None:
-        self.script = script
+        self.script = self._script_of_this_life(script)
         self.nonce = secrets.token_hex(8)
         self.executed = 0
+        self.note_in_ledger(start=True)
         self.seen: list[Json] = []
         """All messages received, in order."""
         self.released: defaultdict[str, threading.Event] = defaultdict(threading.Event)
@@ -62,6 +71,31 @@ class Backend:
         self._arrived = threading.Condition()
         self._asked = 0
         self._writing = threading.Lock()
+
+    # -- the ledger --------------------------------------------------------------------------------
+
+    def _script_of_this_life(self, script: Json) -> Json:
+        before = self._started_before() - int(os.environ.get("TESTS_SPARED", "0"))
+        if before < 0:
+            return {}
+        lives: list[Json] = script.get("lives", [script])
+        return lives[min(before, len(lives) - 1)]
+
+    def _started_before(self) -> int:
+        try:
+            with open(os.environ["TESTS_LEDGER"]) as ledger:
+                return ledger.read().count('"start"')
+        except (KeyError, FileNotFoundError):
+            return 0
+
+    def note_in_ledger(self, **line: object) -> None:
+        """Append a line, in one write: other backends append too."""
+        path = os.environ.get("TESTS_LEDGER")
+        if path is None:
+            return
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(fd, json.dumps({"nonce": self.nonce, **line}).encode() + b"\n")
+        os.close(fd)
 
     # -- the pipes ---------------------------------------------------------------------------------
 
@@ -97,6 +131,9 @@ class Backend:
             self._note(self.cancelled, message["params"].get("requestId"), message["params"])
         if "id" in message and message["method"] not in ("initialize", "ping"):
             self.executed += 1
+            self.note_in_ledger(
+                count=self.executed, method=message["method"], token=_token_of(message)
+            )
         call = Call(self, message)
         threading.Thread(target=call.run, daemon=True).start()
 
@@ -123,6 +160,13 @@ def _messages(line: bytes) -> list[Json]:
     return found if isinstance(found, list) else [found]
 
 
+def _token_of(message: Json) -> object:
+    try:
+        return message["params"]["_meta"]["tests/token"]
+    except (KeyError, TypeError):
+        return None
+
+
 class Call:
     """One message of the client while it is being served; also the bare steps of the script."""
 
@@ -135,6 +179,8 @@ class Call:
         self.told: Json = {}
         """What the steps found out."""
         self.answer: Json | None = None
+        self.answers = 1
+        """How often it is answered."""
         self.after: list[Json] = []
 
     def steps(self) -> list[Json]:
@@ -153,7 +199,9 @@ class Call:
     def run(self) -> None:
         self.take(self.steps())
         if "id" in self.message and self.answer != {}:
-            self.backend.send(id=self.message["id"], **(self.answer or {"result": self.result()}))
+            for _ in range(self.answers):
+                answer = self.answer or {"result": self.result()}
+                self.backend.send(id=self.message["id"], **answer)
         self.take(self.after)
 
     def result(self) -> Json:
@@ -255,6 +303,12 @@ class Call:
         """Write it to stdout as it is; latin-1, so that any byte can be had."""
         self.backend.write(text.encode("latin-1"))
 
+    def babble(self, text: str) -> None:
+        """Write it to stdout again and again, as `raw`, and do nothing else any more."""
+        data = text.encode("latin-1") * max(1, 65536 // len(text))
+        while True:
+            self.backend.write(data)
+
     def fill(self, size: int) -> None:
         """Make the answer so many characters longer."""
         self.told["fill"] = "x" * size
@@ -262,6 +316,15 @@ class Call:
     def replies(self, answer: Json) -> None:
         """Answer with exactly these members of a response: `result` or `error`; {}: not at all."""
         self.answer = answer
+
+    def again(self, times: int) -> None:
+        """Answer so many times more."""
+        self.answers += times
+
+    def repeat(self, how: Json) -> None:
+        """Take `steps` so many `times`."""
+        for _ in range(how["times"]):
+            self.take(how["steps"])
 
     def then(self, steps: list[Json]) -> None:
         """Take more steps once the answer was written."""
@@ -287,21 +350,34 @@ class Call:
         """Start a child that lives on, in the same process group.
 
         `session`: in a session of its own; `daemon`: so too, and as nobody's child; `holds`: it
-        keeps our stdout and stderr open.
+        keeps our stdout and stderr open; `floods`: it writes to our stdout without end; `stubborn`:
+        it ignores SIGTERM.
         """
-        pipes = None if "holds" in how else subprocess.DEVNULL
+        pipes = None if {"holds", "floods"} & {*how} else subprocess.DEVNULL
+        line = ["sleep", "600"]
+        if "floods" in how:
+            line = ["yes", '{"jsonrpc":"2.0","method":"x/flood"}']
+        elif "stubborn" in how:
+            line = ["sh", "-c", "trap '' TERM; exec sleep 600"]
         if "daemon" in how:
-            line = ["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"]
-            pid = int(subprocess.check_output(line, stdin=subprocess.DEVNULL))
+            shell = ["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"]
+            pid = int(subprocess.check_output(shell, stdin=subprocess.DEVNULL))
         else:
             pid = subprocess.Popen(
-                ["sleep", "600"],
+                line,
                 stdin=subprocess.DEVNULL,
                 stdout=pipes,
                 stderr=pipes,
                 start_new_session="session" in how,
             ).pid
         self.told["children"] = [*self.told.get("children", ()), pid]
+
+    def stray(self, seconds: str) -> None:
+        """Start a process that nothing links to us from its first moment: no ancestor, session or
+        environment of ours. `seconds`, for which it sleeps, is how a test finds it."""
+        pipes = subprocess.DEVNULL
+        line = ["env", "-i", "setsid", "--fork", "sleep", seconds]
+        subprocess.run(line, stdin=pipes, stdout=pipes, stderr=pipes, check=True)
 
     def tells(self, what: str) -> None:
         """Put into the answer what the backend has seen, or what it was started with."""
@@ -315,8 +391,9 @@ STEPS: dict[str, Callable[..., None]] = {
     step.__name__: step
     for step in (
         Call.progress, Call.log, Call.note, Call.ask, Call.sleep, Call.wait, Call.release,
-        Call.until_cancelled, Call.exit, Call.kill, Call.raw, Call.fill, Call.replies, Call.then,
-        Call.stderr, Call.noise, Call.flood, Call.close, Call.spawn, Call.tells,
+        Call.until_cancelled, Call.exit, Call.kill, Call.raw, Call.babble, Call.fill, Call.replies,
+        Call.again, Call.repeat, Call.then, Call.stderr, Call.noise, Call.flood, Call.close, Call.spawn, Call.stray,
+        Call.tells,
     )
 }  # fmt: skip
 

@@ -1,0 +1,205 @@
+"""Encloses a backend in a control group of its own (cgroups(7), version 2), which ends as one.
+
+`cgroup.kill` (Linux 5.14) kills all of it at once, whatever it forks meanwhile; `memory.max` and
+`pids.max` bound it where these controllers are ours to use. It is put around another enclosure,
+whose way to ask a backend to end is kept. Neighbours: `ladder` chooses it.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..statedir import SessionDir
+from .ports import Enclosure, Ending, Tree
+
+ENTER: Final = 'echo 0 >"$0/cgroup.procs" || exit 126\nexec "$@"'
+"""A process that joins before it becomes the command, so nothing of it is ever outside."""
+
+PREFIX: Final = "sessionproxy-"
+
+MOUNTS: Final = Path("/proc/self/mountinfo")
+OWN: Final = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of one backend, all its processes together. None: not bounded."""
+
+    memory: int | None = None
+    """Bytes."""
+    pids: int | None = None
+    """Processes and threads."""
+
+
+class Cgroups:
+    """An `Enclosure` of Linux's, around another one."""
+
+    name = "cgroup"
+
+    def __init__(self, base: Path, inner: Enclosure, bounds: Bounds) -> None:
+        self._base = base
+        self._inner = inner
+        self._bounds = bounds
+
+    def _group(self, directory: SessionDir) -> Path:
+        return group_of(self._base, directory.path)
+
+    def command(self, argv: Sequence[str], directory: SessionDir) -> Sequence[str]:
+        group = self._group(directory)
+        group.mkdir()
+        try:
+            if self._bounds.memory is not None:
+                (group / "memory.max").write_text(str(self._bounds.memory))
+            if self._bounds.pids is not None:
+                (group / "pids.max").write_text(str(self._bounds.pids))
+            directory.note(cgroup=str(group))
+            return ("sh", "-c", ENTER, str(group), *self._inner.command(argv, directory))
+        except OSError:
+            group.rmdir()
+            raise
+
+    def tree(self, pid: int, directory: SessionDir) -> "GroupedTree":
+        return GroupedTree(self._group(directory), pid, self._inner.tree(pid, directory))
+
+    def discard(self, directory: SessionDir) -> None:
+        self._inner.discard(directory)
+        remove(self._group(directory))
+
+    def ending(self, leader: Ending) -> Ending:
+        return self._inner.ending(leader)
+
+
+def group_of(base: Path, directory: Path) -> Path:
+    """Return the group of the backend with this private directory; no other has its name."""
+    return base / f"{PREFIX}{directory.parent.name}-{directory.name}"
+
+
+class GroupedTree:
+    """The processes in a control group; each is asked to end as the inner enclosure does it."""
+
+    __slots__ = ("_group", "_inner", "_leader")
+
+    def __init__(self, group: Path, leader: int, inner: Tree) -> None:
+        self._group = group
+        self._leader = leader
+        self._inner = inner
+
+    async def remember(self) -> None:
+        await self._inner.remember()
+
+    async def signal(self, number: int) -> int:
+        if number == signal.SIGKILL:
+            kill(self._group)
+        known = await self._inner.signal(number)
+        return max(known, len(members(self._group) - {self._leader}))
+
+    def kill(self) -> None:
+        kill(self._group)
+        self._inner.kill()
+
+    def close(self) -> None:
+        self._inner.close()
+        remove(self._group)
+
+
+def members(group: Path) -> set[int]:
+    """Return the processes in a group; a zombie is in none."""
+    try:
+        return {int(pid) for pid in (group / "cgroup.procs").read_text().split()}
+    except OSError:
+        return set()
+
+
+def kill(group: Path) -> None:
+    with suppress(OSError):  # it is gone
+        (group / "cgroup.kill").write_text("1")
+
+
+def end_group(group: Path) -> None:
+    """Kill and remove a group that an earlier proxy made. Blocks, for a second at most."""
+    if not group.name.startswith(PREFIX):
+        return
+    kill(group)
+    for _ in range(100):
+        if not members(group):
+            break
+        time.sleep(0.01)
+    remove(group)
+
+
+def remove(group: Path) -> None:
+    """Remove a group in which nothing lives, and what a backend made in it."""
+    for below, names, _ in os.walk(group, topdown=False):
+        for name in names:
+            with suppress(OSError):
+                Path(below, name).rmdir()
+    with suppress(OSError):
+        group.rmdir()
+
+
+# -- what is delegated to us -----------------------------------------------------------------------
+
+
+def base_group() -> Path | None:
+    """Return the group to make groups in; None where version 2 is not mounted.
+
+    It is the one that we are in, unless the one above it was handed to us: a service manager that
+    puts the service into a group below (DelegateSubgroup=) leaves that one without processes, and
+    only such a one can bound its groups.
+    """
+    own = _own_group()
+    if own is not None and is_delegated(own.parent) and not is_delegated(own):
+        return own.parent
+    return own
+
+
+def _own_group() -> Path | None:
+    try:
+        mounts = [line.split() for line in MOUNTS.read_text().splitlines()]
+        paths = [line[3:] for line in OWN.read_text().splitlines() if line.startswith("0::")]
+    except OSError:
+        return None
+    for fields in mounts:
+        # mountinfo(5): ... root mount-point options [tags] - type source options
+        if fields[fields.index("-") + 1] == "cgroup2" and paths:
+            return Path(fields[4]) / os.path.relpath(paths[0], fields[3])
+    return None
+
+
+def is_delegated(group: Path) -> bool:
+    """Return whether somebody handed this group to us, as a service manager marks it: by owner,
+    or by an attribute (systemd.resource-control(5), Delegate=)."""
+    for name in ("user.delegate", "trusted.delegate"):
+        with suppress(OSError):
+            if os.getxattr(group, name) == b"1":
+                return True
+    return os.geteuid() != 0 and group.stat().st_uid == os.geteuid()
+
+
+def usable(group: Path, bounds: Bounds) -> str:
+    """Return what speaks against making groups for backends in `group`; nothing where it works."""
+    wanted = [
+        name
+        for name, bound in (("memory", bounds.memory), ("pids", bounds.pids))
+        if bound is not None
+    ]
+    trial = group / f"{PREFIX}{os.getpid()}"
+    try:
+        enabled = (group / "cgroup.subtree_control").read_text().split()
+        for name in wanted:
+            if name not in enabled:
+                (group / "cgroup.subtree_control").write_text(f"+{name}")
+        trial.mkdir()
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    try:
+        if not (trial / "cgroup.kill").exists():
+            return "the kernel has no cgroup.kill (Linux 5.14)"
+    finally:
+        trial.rmdir()
+    return ""
