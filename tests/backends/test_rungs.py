@@ -92,8 +92,7 @@ async def none_left(state_dir: Path, family: Family, *, within: float) -> None:
 async def test_a_deleted_session_leaves_no_process(rung: str) -> None:
     """DESIGN 5.6, F17-F20: detached ones too; one that hid from the start on the sure rungs."""
     family = Family()
-    settings = {"containment": rung, "stop_grace": 0.1}
-    async with session(scripted(**STUBBORN), **settings) as (proxy, client):
+    async with session(scripted(**STUBBORN), containment=rung, stop_grace=0.1) as (proxy, client):
         await client.do(*family.steps(stray=rung in SURE))
         assert len(left(proxy.state_dir, family)) >= 4
         await client.delete()
@@ -311,6 +310,25 @@ async def test_without_subreaper_pidfd_and_proc_the_guardian_still_ends_what_it_
         proxy.app.containment._guardian._close()  # type: ignore[attr-defined]
         await until(lambda: not any(map(lives, (found["pid"], *found["children"]))))
         await until(lambda: not lives(guardian.pid))
+
+
+@pytest.mark.parametrize("rung", ["process-group", "guardian"])
+async def test_a_stray_is_killed_and_counted_when_no_backend_is_left(rung: str) -> None:
+    """F20: on the lower rungs one that was never seen is found by being nobody's."""
+    family = Family()
+    async with proxy(SCRIPTED, "--containment", rung, "--stop-grace", "0.1") as running:
+        async with connect(running.url) as client:
+            await client.do(family.steps(stray=True)[-1])
+            assert len(family.strays()) == 1
+            await client.delete()
+            await none_left(running.state_dir, family, within=5 * 2)
+
+            async def counted() -> int:
+                return (await client.http.get(f"{running.base}/readyz")).json()["orphans"]
+
+            with anyio.fail_after(10):
+                while await counted() != 1:  # noqa: ASYNC110 - another process
+                    await anyio.sleep(0.02)
 
 
 # -- namespaces ------------------------------------------------------------------------------------

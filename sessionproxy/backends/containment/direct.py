@@ -55,6 +55,7 @@ class Direct:
         """`own_process`: nobody else has children in this process."""
         self.name = enclosure.name
         self._enclosure = enclosure
+        self.orphans = 0
         self._own_process = own_process
         self._leaders: set[int] = set()
 
@@ -69,7 +70,7 @@ class Direct:
                 yield
             finally:
                 tasks.cancel_scope.cancel()
-                _kill_orphans()
+                self._kill_orphans()
 
     async def _reap_orphans(self) -> None:
         while True:
@@ -79,6 +80,17 @@ class Direct:
                 if pid not in self._leaders:
                     with suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
+            if not self._leaders:
+                self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        """Kill what was orphaned to us and nobody could attribute: every backend is gone."""
+        left = [p for pid in own_children() if (p := read_one(pid)) is not None and not p.zombie]
+        for process in left:
+            send(process, signal.SIGKILL)
+        if left:
+            logger.warning("killed %d orphans of backends", len(left))
+            self.orphans += len(left)
 
     async def start(self, what: Expanded, directory: SessionDir) -> Contained:
         argv = self._enclosure.command(what.argv, directory)
@@ -105,15 +117,6 @@ class Direct:
 
     def end_left_over(self, record: Record) -> None:
         end_recorded(record)
-
-
-def _kill_orphans() -> None:
-    """Kill what was orphaned to us and nobody could attribute: every backend is gone."""
-    left = [p for pid in own_children() if (p := read_one(pid)) is not None and not p.zombie]
-    for process in left:
-        send(process, signal.SIGKILL)
-    if left:
-        logger.warning("killed %d orphans of backends", len(left))
 
 
 class _Child:

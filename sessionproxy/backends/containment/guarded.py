@@ -44,6 +44,7 @@ class Guarded:
 
     def __init__(self, enclosure: Enclosure) -> None:
         self.name = enclosure.name
+        self.orphans = 0
         self._enclosure = enclosure
         self._guardian: _Guardian | None = None
         self._instance: Path | None = None
@@ -90,8 +91,12 @@ class Guarded:
         if self._guardian is None or self._guardian.is_gone:
             assert self._tasks is not None, "not running"
             assert self._instance is not None
-            self._guardian = _Guardian(self._instance, self._tasks)
+            self._guardian = _Guardian(self._instance, self._tasks, self._count_orphans)
         return self._guardian
+
+    def _count_orphans(self, count: int) -> None:
+        logger.warning("killed %d orphans of backends", count)
+        self.orphans += count
 
     def end_left_over(self, record: Record) -> None:
         end_recorded(record)
@@ -100,8 +105,10 @@ class Guarded:
 class _Guardian:
     """One guardian as the proxy sees it."""
 
-    def __init__(self, instance: Path, tasks: TaskGroup) -> None:
-        """Raises: OSError: it cannot be started."""
+    def __init__(
+        self, instance: Path, tasks: TaskGroup, count_orphans: Callable[[int], None]
+    ) -> None:
+        """`count_orphans`: told how many it has killed. Raises: OSError: it cannot be started."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -125,6 +132,7 @@ class _Guardian:
         self._sending = anyio.Lock()
         self.is_gone = False
         self._tasks = tasks
+        self._count_orphans = count_orphans
         self._start_soon(self._listen)
 
     def _start_soon(
@@ -153,6 +161,9 @@ class _Guardian:
             self._lost()
 
     def _take(self, message: dict[str, Any]) -> None:
+        if "orphans" in message:
+            self._count_orphans(message["orphans"])
+            return
         if "start" not in message:
             leader = self._leaders.get(message["pid"])
             if leader is not None:

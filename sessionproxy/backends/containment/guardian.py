@@ -15,6 +15,7 @@ and to the proxy:
     {"start": N, "pid": PID}
     {"start": N, "errno": 2, "strerror": ..., "filename": ...}
     {"pid": PID, "code": 0} or {"pid": PID, "signal": 9}     it ended; it stays a zombie
+    {"orphans": COUNT}                                       killed, of backends that are gone
 
 Orphans of backends become our children (Linux), so whatever a backend leaves is found here.
 Neighbours: `containment.guarded` is the other end. Imports nothing of ours.
@@ -134,6 +135,9 @@ class Guardian:
         self._unreported.discard(pid)
         if process is not None:
             process.poll()  # one that lives on is an orphan from now on
+        if not self._leaders and (orphans := self._left()):
+            self.end_all()  # no backend is left that they could belong to
+            self._send({"orphans": len(orphans)})
 
     # -- children ----------------------------------------------------------------------------------
 
