@@ -19,10 +19,18 @@ import psutil
 import pytest
 
 from sessionproxy.backends.containment import RUNGS, available, chosen, guarded
-from sessionproxy.backends.containment.cgroups import Bounds, Cgroups, group_of, remove
+from sessionproxy.backends.containment.cgroups import (
+    Bounds,
+    Cgroups,
+    base_group,
+    group_of,
+    remove,
+)
 from sessionproxy.backends.containment.groups import Groups
+from sessionproxy.backends.containment.guarded import Guarded
 from sessionproxy.backends.containment.namespaces import enclosed
 from sessionproxy.backends.statedir import StateDir
+from sessionproxy.backends.template import Expanded
 from sessionproxy.config import ConfigError
 from tests.rig.embedded import (
     PYTHON,
@@ -420,8 +428,8 @@ async def main():
         process.kill()
         process.wait()
     bystanders = [reused(pid) for pid in sorted((leader.pid, child.pid))]
-    await tree.signal(9)
     tree.kill()
+    await tree.signal(9)
     await anyio.sleep(0.1)
     print([process.poll() for process in bystanders])
     for process in bystanders:
@@ -516,6 +524,30 @@ async def test_control_groups_are_removed() -> None:
         (groups[0] / "below").mkdir()  # a backend may make its own
         await client.delete()
         await until(lambda: not groups[0].exists())
+
+
+@pytest.mark.skipif("cgroup" not in HERE, reason="none on this machine")
+async def test_a_control_group_holds_by_itself(tmp_path: Path) -> None:
+    """DESIGN 10, rung d: `cgroup.kill` finds what nothing else links to the backend."""
+    base = base_group()
+    assert base is not None
+    state = StateDir.open(tmp_path / "s")
+    family = Family()
+    tag = family.steps(stray=True)[-1]["stray"]
+    what = Expanded(
+        ("sh", "-c", f"env -i setsid --fork sleep {tag}; exec sleep 600"), None, dict(os.environ)
+    )
+    containment = Guarded(Cgroups(base, Groups(), Bounds()))
+    async with containment.running(state.instance):
+        contained = await containment.start(what, state.new_session())
+        await until(lambda: len(family.strays()) == 1)
+        await contained.tree.signal(signal.SIGKILL)
+        await until(lambda: family.strays() == [])
+        contained.leader.release()
+        contained.tree.close()
+    for descriptor in (contained.stdin, contained.stdout, contained.stderr):
+        os.close(descriptor)
+    state.close()
 
 
 def _groups_of(state_dir: Path) -> set[str]:

@@ -5,10 +5,13 @@ import logging
 import pytest
 
 from sessionproxy.backends.stderr import (
+    BUDGET,
     KEPT_LINES,
     KEPT_SIZE,
     LINES_PER_SECOND,
     MAX_LINE,
+    PERIOD,
+    RING,
     StderrLog,
 )
 
@@ -53,6 +56,28 @@ def test_a_flood_is_logged_at_a_bounded_rate_and_the_rest_is_counted(
     ]
 
 
+def test_after_a_flood_the_next_line_is_logged_whole(lines: pytest.LogCaptureFixture) -> None:
+    """FAULTS F15: although what it begins with came amidst what is not looked at."""
+    log = StderrLog()
+    log.feed(b"x\n" * LINES_PER_SECOND + b"lost\n", 10.0)
+    log.feed(b"lost too\nto", 10.5)
+    log.feed(b"ge", 10.6)
+    log.feed(b"ther\n", 11.5)
+    assert logged(lines)[LINES_PER_SECOND:] == [
+        "spare: 2 lines on stderr were not logged",
+        "spare stderr: together",
+    ]
+
+
+def test_beyond_a_rate_the_reader_is_to_pause() -> None:
+    """FAULTS F15: whatever a backend writes, reading it takes a bounded share of the time."""
+    log = StderrLog()
+    chunk = b"x" * (BUDGET // 4)
+    assert [log.feed(chunk, 5 + n * PERIOD / 10) for n in range(3)] == [0, 0, 0]
+    assert log.feed(chunk, 5 + PERIOD / 2) == pytest.approx(PERIOD / 2)
+    assert log.feed(chunk, 5 + PERIOD) == 0
+
+
 def test_the_last_lines_are_kept_oldest_first() -> None:
     """DESIGN 10: into the error that says why a backend failed."""
     log = StderrLog()
@@ -66,6 +91,16 @@ def test_what_is_kept_is_bounded_in_bytes() -> None:
     log.feed((b"x" * 1000 + b"\n") * 100, 0)
     assert sum(map(len, log.last_lines())) <= KEPT_SIZE
     assert log.last_lines()
+
+
+def test_of_a_line_that_is_too_long_to_keep_the_end_is_kept() -> None:
+    """FAULTS F15; a last line without its end counts as one: it is what a crash leaves."""
+    log = StderrLog()
+    log.feed(b"x" * 2 * RING + b" why\nand", 0)
+    log.feed(b" so", 0)
+    *_, first, last = log.last_lines()
+    assert first.endswith("x why")
+    assert last == "and so"
 
 
 def test_a_giant_line_is_cut(lines: pytest.LogCaptureFixture) -> None:
