@@ -7,7 +7,8 @@ status 2.
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Final, NoReturn
 
 import anyio
@@ -20,7 +21,6 @@ from .config import (
     ENV_PREFIX,
     REPEATED,
     ConfigError,
-    OnLoss,
     Settings,
     description_of,
     flag_of,
@@ -65,16 +65,18 @@ EXAMPLES: Final = """
 
 
 def _parameters(command_help: str) -> list[inspect.Parameter]:
-    """Return a parameter for COMMAND and one for every setting."""
+    """Return a parameter for the context, for COMMAND, and one for every setting."""
     argument = typer.Argument(metavar="COMMAND ARG...", help=command_help, show_default=False)
     keyword = inspect.Parameter.KEYWORD_ONLY
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
+        inspect.Parameter("context", positional, annotation=typer.Context),
         inspect.Parameter(
             "command",
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            positional,
             default=None,
             annotation=Annotated[list[str] | None, argument],
-        )
+        ),
     ]
     group = ""
     for field in msgspec.structs.fields(Settings):
@@ -108,7 +110,7 @@ def _kind(setting: str, default: object) -> object:
         return bool | None
     if default is None:
         return str | None
-    return OnLoss if isinstance(default, OnLoss) else type(default)
+    return type(default)
 
 
 def _with_settings(command_help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -130,14 +132,17 @@ def _with_settings(command_help: str) -> Callable[[Callable[..., None]], Callabl
     context_settings={"allow_interspersed_args": False},
 )
 @_with_settings("What starts one backend: a stdio MCP server. Left out: the demo server.")
-def run(command: Sequence[str] | None = None, **values: object) -> None:
+def run(context: typer.Context, command: Sequence[str] | None = None, **values: object) -> None:
     """Serve a stdio MCP server over HTTP: a backend of its own for every session.
 
     Every option can also be set in the environment: --max-sessions as SESSIONPROXY_MAX_SESSIONS.
     """
-    settings = settings_from(values)
-    argv = tuple(command or ())
-    logs.set_up(level=settings.log_level, as_json=settings.log_json)
+    with _naming_variables(context):
+        _run(settings_from(values), tuple(command or ()))
+
+
+def _run(settings: Settings, argv: Sequence[str]) -> None:
+    logs.set_up(level=settings.log_level.value, as_json=settings.log_json)
     console = Console()
 
     def ready(proxy: ProxyApp, url: str) -> None:
@@ -148,16 +153,16 @@ def run(command: Sequence[str] | None = None, **values: object) -> None:
 
 @app.command("doctor", context_settings={"allow_interspersed_args": False})
 @_with_settings("A backend to try: a stdio MCP server. Left out: only the machine is checked.")
-def check(command: Sequence[str] | None = None, **values: object) -> None:
+def check(context: typer.Context, command: Sequence[str] | None = None, **values: object) -> None:
     """Check this machine; with a COMMAND, also start one backend and list its tools.
 
     Ends with status 1 where something is wrong.
     """
-    settings = settings_from(values)
-    argv = tuple(command or ())
-    logs.set_up(level="warning", as_json=settings.log_json)
-    if not anyio.run(_report, settings, argv):
-        raise typer.Exit(1)
+    with _naming_variables(context):
+        settings = settings_from(values)
+        logs.set_up(level="warning", as_json=settings.log_json)
+        if not anyio.run(_report, settings, tuple(command or ())):
+            raise typer.Exit(1)
 
 
 async def _report(settings: Settings, argv: Sequence[str]) -> bool:
@@ -205,8 +210,30 @@ def _warn_of_unknown_variables() -> None:
             typer.echo(f"sessionproxy: {name}: no such option, ignored", err=True)
 
 
+@contextmanager
+def _naming_variables(context: typer.Context) -> Generator[None]:
+    """Have what is wrong named as it was given: by its flag, or by its variable."""
+    try:
+        yield
+    except ConfigError as error:
+        flag = str(error).split(maxsplit=1)[0].rstrip(":")
+        setting = flag.removeprefix("--").replace("-", "_")
+        if not _from_variable(context, setting):
+            raise
+        raise ConfigError(variable_of(setting) + str(error).removeprefix(flag)) from None
+
+
+def _from_variable(context: typer.Context, setting: str) -> bool:
+    source = context.get_parameter_source(setting)
+    return source is not None and source.name == "ENVIRONMENT"
+
+
 def _told(error: Exception) -> str:
     """Return what was wrong and with which option, which `str` of such an error leaves out."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    name: str | None = getattr(getattr(error, "param", None), "name", None)
+    if context is not None and name is not None and _from_variable(context, name):
+        error.param_hint = f"'{variable_of(name)}'"  # type: ignore[attr-defined] # of a BadParameter
     tell: Callable[[], str] = getattr(error, "format_message", error.__str__)
     return " ".join(tell().split())
 

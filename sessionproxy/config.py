@@ -23,6 +23,23 @@ class ConfigError(Exception):
     """
 
 
+class Rung(enum.Enum):
+    """Of the containment ladder, from the lowest; AUTO is the highest that there is."""
+
+    AUTO = "auto"
+    PROCESS_GROUP = "process-group"
+    GUARDIAN = "guardian"
+    PID_NAMESPACE = "pid-namespace"
+    CGROUP = "cgroup"
+
+
+class LogLevel(enum.Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 class OnLoss(enum.Enum):
     """What a client is told whose backend, and so whose state, was lost."""
 
@@ -93,6 +110,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_sessions_per_owner: Annotated[
         int, Meta(ge=0, description="Backends that run at once for one owner; 0: no such limit.")
     ] = 0
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Client connections that are open at once; 0: as many as the limit on open "
+            "files leaves beside the backends.",
+        ),
+    ] = 0
     starts_at_once: Annotated[
         int, Meta(ge=0, description="Backends that start at once; 0: twice the number of cores.")
     ] = 0
@@ -148,13 +173,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     containment: Annotated[
-        str,
+        Rung,
         Meta(
-            pattern="^(auto|process-group|guardian|pid-namespace|cgroup)$",
-            description="What keeps hold of a backend's processes: process-group, guardian, "
-            "pid-namespace or cgroup; auto: the best that this machine has (sessionproxy doctor).",
+            description="What keeps hold of a backend's processes; auto: the best that this "
+            "machine has (sessionproxy doctor)."
         ),
-    ] = "auto"
+    ] = Rung.AUTO
     memory_max: Annotated[
         int,
         Meta(
@@ -177,10 +201,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
     # What is written
-    log_level: Annotated[
-        str,
-        Meta(pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."),
-    ] = "info"
+    log_level: Annotated[LogLevel, Meta(description="The least that is written.")] = LogLevel.INFO
     log_json: Annotated[bool, Meta(description="Write one JSON object per log line.")] = False
 
     @property
@@ -220,10 +241,6 @@ _PLAIN_WORDS: Final = (
     (">=", "of at least"),
     ("<=", "of at most"),
     ("`str` matching regex '^/.*[^/]$'", "a path such as /mcp"),
-    (
-        "`str` matching regex '^(auto|process-group|guardian|pid-namespace|cgroup)$'",
-        "auto, process-group, guardian, pid-namespace or cgroup",
-    ),
 )
 
 

@@ -33,16 +33,16 @@ class Exit:
     code: int | None = None
     signal: str | None = None
     detail: str = ""
-    """Why, where neither code nor signal tells: `closed its output`."""
+    """Why, where neither code nor signal tells: `closed its output`; then it is what is said."""
     stderr: tuple[str, ...] = ()
     """Its last lines on stderr, oldest first."""
 
     def __str__(self) -> str:
+        if self.detail:
+            return self.detail
         if self.signal is not None:
             return f"killed by {self.signal}"
-        if self.code is not None:
-            return f"exit status {self.code}"
-        return self.detail or "ended"
+        return "ended" if self.code is None else f"exit status {self.code}"
 
 
 # -- what the caller sent ----------------------------------------------------------------------
@@ -68,6 +68,16 @@ class BodyTimeout(FrontendError):
     """The body did not arrive within the read deadline."""
 
     reason = "body_timeout"
+
+
+class HeadTooLarge(FrontendError):
+    reason = "head_too_large"
+
+
+class HeadTimeout(FrontendError):
+    """The head of a request did not arrive within the read deadline."""
+
+    reason = "head_timeout"
 
 
 class UnsupportedMediaType(FrontendError):
@@ -157,26 +167,40 @@ class RequestCancelled(FrontendError):
     reason = "request_cancelled"
 
 
-class _TryLater(FrontendError):
+class TryLater(FrontendError):
+    """Nothing is wrong with the request; the answer says when to repeat it."""
+
     def __init__(self, message: str, *, retry_after: float) -> None:
         """`retry_after`: seconds after which another try makes sense."""
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class AtCapacity(_TryLater):
+class AtCapacity(TryLater):
     """A limit is full and the queue too, or it took too long; nothing was started."""
 
     reason = "at_capacity"
 
 
-class Draining(_TryLater):
+class TooManyConnections(TryLater):
+    """As many connections are open as the limit on open files allows beside the backends."""
+
+    reason = "too_many_connections"
+
+
+class Shortage(TryLater):
+    """This machine has no descriptor, process, memory or disk space left for one more backend."""
+
+    reason = "shortage"
+
+
+class Draining(TryLater):
     """The proxy is shutting down and takes nothing new."""
 
     reason = "draining"
 
 
-class RouteResting(_TryLater):
+class RouteResting(TryLater):
     """The backend failed to start several times; it rests before the next try."""
 
     reason = "route_resting"

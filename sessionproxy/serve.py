@@ -18,6 +18,7 @@ from typing import Final
 import anyio
 import uvicorn
 
+from . import descriptors
 from .backends import Limits as TreeLimits
 from .backends import (
     Pool,
@@ -35,12 +36,14 @@ from .core.manager import Limits, SessionManager
 from .core.reaper import Ages
 from .errors import UnknownPath
 from .frontend import Endpoint, Health
+from .frontend.bounds import connections_beside
 from .frontend.connection import Connection
 from .frontend.endpoint import Serving
 from .frontend.fastlane import FastLane, Heads
 from .frontend.problems import http_problem
 from .http import Guard, is_loopback, path_within
 from .http.request import Receive, Scope, Send
+from .ops import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +100,11 @@ class ProxyApp:
         )
         self._guard = Guard(local=local, hosts=settings.allow_host, origins=settings.allow_origin)
         limits = TreeLimits(settings.memory_max or None, settings.pids_max or None)
-        self.containment = chosen(settings.containment, limits, own_process=own_process)
+        self.containment = chosen(settings.containment.value, limits, own_process=own_process)
         self.tally: Counter[str] = Counter()
         """What was dropped or refused below the level of a request, by name."""
+        self.watchdog = Watchdog()
+        """Run by our own server alone: in others the event loop is not ours."""
         self._running: Running | None = None
         root = self.settings.state_dir
         self._state_root = default_state_dir() if root is None else Path(root).expanduser()
@@ -179,7 +184,12 @@ class ProxyApp:
 
     def facts(self) -> dict[str, object]:
         """Return what `/readyz` shows besides the counts."""
-        return {"containment": self.containment.name, "dropped": dict(self.tally)}
+        return {
+            "containment": self.containment.name,
+            "orphans": self.containment.orphans,
+            "dropped": dict(self.tally),
+            "stalls": self.watchdog.stalls,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -245,7 +255,8 @@ def http_app(
     every message that is passed on. `local`: only this machine asks; where other machines do,
     say `local=False` and who may ask by `allow_host`.
 
-    Mounted in another application, pass `lifespan=app.lifespan` to that one.
+    Mounted in another application, pass `lifespan=app.lifespan` to that one. The server that runs
+    it bounds connections, heads and slow bodies; `max_connections` is for our own.
 
     Raises: ConfigError: the command or a setting is wrong.
     """
@@ -329,7 +340,11 @@ async def _serve(
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             # Outside of the lifespan: a signal while it ends must not kill us half-way.
             async with anyio.create_task_group() as hurrying:
-                async with app.lifespan(), anyio.create_task_group() as tasks:
+                async with (
+                    app.lifespan(),
+                    app.watchdog.running(),
+                    anyio.create_task_group() as tasks,
+                ):
                     running = app.running
                     server = _Server(_uvicorn_config(app))
 
@@ -357,12 +372,35 @@ async def _serve(
         raise refused
 
 
-def _uvicorn_config(app: ProxyApp) -> uvicorn.Config:
-    heads = Heads(
+def max_connections(settings: Settings) -> int | None:
+    """Return how many connections there may be; None: no limit."""
+    open_files = descriptors.open_files()
+    if settings.max_connections or open_files is None:
+        return settings.max_connections or None
+    backends = settings.max_sessions + settings.warm
+    connections = connections_beside(backends, open_files=open_files)
+    if connections < backends:
+        logger.warning(
+            "at most %d open files (ulimit -n) are few for %d backends and their clients; "
+            "raise that limit, or lower --max-sessions",
+            open_files,
+            backends,
+        )
+    return connections
+
+
+def heads_of(app: ProxyApp) -> Heads:
+    """Return what the connections of a server of our own share."""
+    return Heads(
         app.running.endpoint,
         keepalive=app.settings.keepalive,
         max_body=app.settings.max_body,
+        max_connections=max_connections(app.settings),
+        tally=app.tally,
     )
+
+
+def _uvicorn_config(app: ProxyApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",
@@ -370,7 +408,7 @@ def _uvicorn_config(app: ProxyApp) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        http=FastLane.with_heads(heads),
+        http=FastLane.with_heads(heads_of(app)),
         timeout_keep_alive=75,
         ws="none",
         timeout_graceful_shutdown=5,

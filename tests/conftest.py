@@ -8,13 +8,28 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.rig import embedded
+
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
     return "asyncio", {"use_uvloop": True}
 
 
-MARKS = {"browser": ("chromium", "node"), "node": ("node",), "sdk1": ("sdk1",)}
+@pytest.fixture(params=["short way", "ordinary way"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test on our own server and on one that knows nothing but ASGI."""
+    monkeypatch.setattr(embedded, "SHORT_WAY", request.param == "short way")
+
+
+MARKS = {
+    "browser": ("chromium", "node"),
+    "faketime": ("faketime",),
+    "mounts": ("mounts",),
+    "netns": ("netns",),
+    "node": ("node",),
+    "sdk1": ("sdk1",),
+}
 """What a mark needs. `scripts/test` says in TEST_MISSING what could not be installed."""
 
 

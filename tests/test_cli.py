@@ -51,7 +51,7 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", *says: str) -> Non
         (["run", "--port", "70000"], ["--port", "at most 65535"]),
         (["run", "--path", "mcp"], ["--path", "such as /mcp"]),
         (["run", "--on-loss", "shrug"], ["--on-loss", "tell", "annotate", "not-found"]),
-        (["run", "--log-level", "loud"], ["--log-level", "debug|info"]),
+        (["run", "--log-level", "loud"], ["--log-level", "'debug', 'info'"]),
         (["run", "--no-such"], ["--no-such"]),
         (["run", "--idle"], ["--idle"]),
         (["run", "--allow-origin", "app.example"], ["--allow-origin", "SCHEME://HOST"]),
@@ -59,6 +59,7 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", *says: str) -> Non
         (["run", "--env", "A"], ["--env", "NAME=VALUE"]),
         (["run", "--pass-env", "NO_SUCH"], ["--pass-env", "NO_SUCH"]),
         (["run", "--", "no-such-command", "x"], ["COMMAND", "no-such-command"]),
+        (["run", "--cwd", "/no/such", "--", "cat"], ["--cwd", "/no/such"]),
         (["run", "--", "cat", "{session.id}"], ["{session.id}", "{session.dir}"]),
         (["run", "--host", "0.0.0.0"], ["--host", "0.0.0.0", "--insecure"]),
         (["run", "--host", "::"], ["--host", "--insecure"]),
@@ -83,9 +84,28 @@ def test_a_port_that_is_taken_is_named() -> None:
         assert_one_line(cli("run", "--port", port), "--port", port, "in use")
 
 
-def test_a_wrong_variable_is_named_as_its_option() -> None:
-    """DESIGN 11: every option can also be set in the environment."""
-    assert_one_line(cli("run", SESSIONPROXY_IDLE="soon"), "--idle", "number")
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("SESSIONPROXY_IDLE", "soon", "number"),
+        ("SESSIONPROXY_IDLE", "-1", "at least 0"),
+        ("SESSIONPROXY_HOST", "0.0.0.0", "--insecure"),
+        ("SESSIONPROXY_LOG_LEVEL", "loud", "'debug', 'info'"),
+        ("SESSIONPROXY_ENV", "A", "NAME=VALUE"),
+    ],
+)
+def test_what_was_set_by_a_variable_is_named_by_it(name: str, value: str, says: str) -> None:
+    """DESIGN 11: one line naming the key, as it was given."""
+    done = cli("run", "--port", "0", **{name: value})
+    assert_one_line(done, name, says)
+    assert f"--{name.removeprefix('SESSIONPROXY_').lower().replace('_', '-')}" not in done.stderr
+
+
+def test_a_flag_is_named_by_itself_though_its_variable_is_set_too() -> None:
+    """The flag wins, so it is the flag that is wrong."""
+    done = cli("run", "--idle", "-1", SESSIONPROXY_IDLE="5")
+    assert_one_line(done, "--idle", "at least 0")
+    assert "SESSIONPROXY_IDLE" not in done.stderr
 
 
 def test_a_state_directory_others_can_read_is_refused(tmp_path: Path) -> None:

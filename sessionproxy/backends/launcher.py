@@ -3,21 +3,36 @@
 Neighbours: `core.session` launches and leaves; `backends.pool` keeps spares; `serve` makes it.
 """
 
+import errno
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Final
 
 import anyio
 
+from .. import descriptors
+from ..core.admission import retry_after
 from ..core.exchange import Hook
 from ..core.latch import Latch
 from ..core.ports import Identity, Upstream
 from ..core.relay import Relay
-from ..errors import BackendStartFailed
+from ..errors import BackendStartFailed, ProxyError, Shortage
 from .containment import Containment, start_of
 from .statedir import SessionDir, StateDir
 from .stdio import Child
 from .template import Template
+
+DESCRIPTORS: Final = 16
+"""Opened while a backend starts: its pipes, the guardian's, the record, looks at its process."""
+
+SHORTAGES: Final = frozenset(
+    {
+        errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM,
+        errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS,
+    }
+)  # fmt: skip
+"""What fails for want of something on this machine, and works again once there is some."""
 
 
 class StdioLauncher:
@@ -71,17 +86,18 @@ class StdioLauncher:
     async def spawn(self) -> Child:
         """Start a child, on record before it runs. Not interrupted by cancellation.
 
-        Raises: BackendStartFailed: it could not be started; nothing of it stays.
+        Raises: BackendStartFailed, Shortage: it could not be started; nothing of it stays.
         """
         try:
+            descriptors.check_room(DESCRIPTORS)
             directory = self._state.new_session()
         except OSError as error:
-            raise BackendStartFailed(f"No directory for the backend: {error.strerror}.") from None
+            raise _failure("No directory for the backend", error) from None
         try:
             return await self._spawn_in(directory)
         except OSError as error:
             directory.remove()
-            raise BackendStartFailed(f"The backend could not be started: {_told(error)}.") from None
+            raise _failure("The backend could not be started", error) from None
 
     async def _spawn_in(self, directory: SessionDir) -> Child:
         what = self._template.expand(directory.path)
@@ -96,6 +112,8 @@ class StdioLauncher:
         return child
 
 
-def _told(error: OSError) -> str:
-    what = f"{error.filename}: " if error.filename else ""
-    return f"{what}{error.strerror}"
+def _failure(what: str, error: OSError) -> ProxyError:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in SHORTAGES:  # the log's alone: it says nothing of the backend
+        return Shortage(f"{what}: {where}{error.strerror}", retry_after=retry_after())
+    return BackendStartFailed(f"{what}: {where}{error.strerror}.")

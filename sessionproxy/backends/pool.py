@@ -14,7 +14,7 @@ from typing import Final, Self
 import anyio
 import anyio.lowlevel
 
-from ..errors import BackendStartFailed
+from ..errors import BackendStartFailed, Shortage
 from .launcher import StdioLauncher
 from .stdio import Child
 
@@ -75,7 +75,7 @@ class Pool(anyio.AsyncContextManagerMixin):
                     self._spares.append(await self._launcher.spawn())
                     await anyio.lowlevel.checkpoint()
                 pause = PAUSE
-            except BackendStartFailed as error:
+            except (BackendStartFailed, Shortage) as error:
                 logger.warning("no warm spare: %s", error)
                 await anyio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)

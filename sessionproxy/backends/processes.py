@@ -9,14 +9,16 @@ Neighbours: `backends.containment`.
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import anyio
 import anyio.to_thread
 import psutil
+
+T = TypeVar("T")
 
 _PROC: Final = Path("/proc")
 _MARK: Final = b"TMPDIR="
@@ -138,12 +140,21 @@ def own_children() -> Sequence[int]:
     return children_of(os.getpid())
 
 
+async def in_thread(function: Callable[[], T]) -> T:
+    """Return what `function` does, done in a thread; in this one where none can be started."""
+    try:
+        return await anyio.to_thread.run_sync(function)
+    except RuntimeError:  # of `threading`: no process is left for one (setrlimit(2), RLIMIT_NPROC)
+        return function()
+
+
 class _Look:
-    __slots__ = ("done", "snapshot")
+    __slots__ = ("done", "failure", "snapshot")
 
     def __init__(self) -> None:
         self.done = anyio.Event()
         self.snapshot: Snapshot | None = None
+        self.failure: OSError | None = None
 
 
 class ProcessTable:
@@ -154,15 +165,19 @@ class ProcessTable:
         self._next: _Look | None = None
 
     async def look(self) -> Snapshot:
-        """Return a snapshot taken after this was called."""
+        """Return a snapshot taken after this was called. Raises: OSError: there is none."""
         look = self._next
         if look is None:
             look = self._next = _Look()
             with anyio.CancelScope(shield=True):  # others wait for it; it takes milliseconds
                 async with self._lock:
                     self._next = None
-                    look.snapshot = await anyio.to_thread.run_sync(read_all)
+                    try:
+                        look.snapshot = await in_thread(read_all)
+                    except OSError as error:
+                        look.failure = error
                     look.done.set()
         await look.done.wait()
-        assert look.snapshot is not None
+        if look.snapshot is None:
+            raise look.failure or OSError("nobody looked")
         return look.snapshot

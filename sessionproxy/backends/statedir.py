@@ -134,19 +134,30 @@ class StateDir:
             if len(key) != KEY_SIZE:
                 raise ConfigError(f"{path}: not a key; remove it to have a new one made") from None
             return key
-        with os.fdopen(fd, "wb") as file:
-            key = secrets.token_bytes(KEY_SIZE)
-            file.write(key)
+        key = secrets.token_bytes(KEY_SIZE)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(key)
+        except OSError as error:
+            path.unlink()
+            raise ConfigError(f"--state-dir {self.root}: {error.strerror}") from None
         return key
 
     def new_session(self) -> SessionDir:
-        """Make a private directory for a backend, on record before anything is started in it."""
+        """Make a private directory for a backend, on record before anything is started in it.
+
+        Raises: OSError: nothing of it stays.
+        """
         self._count += 1
         name = f"{self._count:x}"
         session = SessionDir(self._instance / name)
-        session.write()
-        session.tmp.mkdir(mode=0o700, parents=True)
-        session.path.chmod(0o700)
+        try:
+            session.write()
+            session.tmp.mkdir(mode=0o700, parents=True)
+            session.path.chmod(0o700)
+        except OSError:
+            session.remove()
+            raise
         return session
 
     def sweep(self, end: Callable[[Record], None]) -> int:

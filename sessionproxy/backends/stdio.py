@@ -17,12 +17,12 @@ from contextvars import copy_context
 from typing import Final, Protocol
 
 import anyio
-import anyio.to_thread
 
 from ..core.latch import Latch
 from ..errors import BackendBusy, Exit
 from ..wire import LineSplitter, Oversize
 from .containment import Contained, Ending
+from .processes import in_thread
 from .statedir import SessionDir
 from .stderr import StderrLog
 
@@ -33,8 +33,10 @@ except ImportError:
 
 logger = logging.getLogger(__name__)
 
-READ_SIZE: Final = 256 * 1024
-"""Bytes read at once: a Linux pipe holds 64 KiB, unless its other end made it larger."""
+READ_SIZE: Final = 64 * 1024
+"""Bytes read at once, as many as a Linux pipe holds. From 128 KiB on, glibc maps memory for every
+read and unmaps it again, which takes ten times as long as the read (mallopt(3), M_MMAP_THRESHOLD).
+"""
 
 LEAST_READ: Final = 4 * 1024
 MANY_LINES: Final = 500
@@ -43,7 +45,7 @@ to the least: all other sessions wait while one's lines are handed on."""
 
 MAX_EARLY: Final = 1024 * 1024
 MAX_EARLY_LINES: Final = 64
-"""What is kept of a spare that talks before it is spoken to; beyond, it is read no more till then."""
+"""What is kept of a spare that talks before it is spoken to; beyond, it is not read until then."""
 
 MAX_UNSENT: Final = 32 * 1024 * 1024
 MAX_UNSENT_MESSAGES: Final = 64
@@ -325,7 +327,7 @@ class Child:
             self._tree.kill()
         self._close()
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._directory.remove)
+            await in_thread(self._directory.remove)
 
     async def _descend(self, grace: float, hurry: Latch) -> None:
         """Close stdin, SIGTERM, SIGKILL: each for as long as the leader lives."""

@@ -11,10 +11,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import anyio
-
 from ..errors import AtCapacity
 from .latch import Latch
+from .pauses import Pauses
 
 RETRY_SPREAD: Final = (1.0, 5.0)
 """Seconds between which `Retry-After` is drawn, so that refused clients do not return at once."""
@@ -47,11 +46,13 @@ class Admission:
 
     `max_sessions` bounds the backends that run, counted until they are reaped;
     `max_per_owner` (None: no limit) those of one owner; `starts_at_once` those that are starting.
-    An owner at its own limit does not hold up those behind it.
+    An owner at its own limit does not hold up those behind it, and has as many places in the queue
+    as it may have backends: the rest of the queue is for others.
     """
 
     def __init__(
         self,
+        pauses: Pauses,
         *,
         max_sessions: int,
         starts_at_once: int,
@@ -59,6 +60,7 @@ class Admission:
         queue_timeout: float,
         max_per_owner: int | None = None,
     ) -> None:
+        self._pauses = pauses
         self._max_sessions = max_sessions
         self._max_per_owner = max_per_owner
         self._starts_at_once = starts_at_once
@@ -81,6 +83,10 @@ class Admission:
         return self._running
 
     @property
+    def starting(self) -> int:
+        return self._starting
+
+    @property
     def queued(self) -> int:
         return len(self._queue)
 
@@ -88,7 +94,8 @@ class Admission:
     async def place(self, owner: str) -> AsyncGenerator[Place]:
         """Hold a place, waiting in the queue for it at most `queue_timeout` seconds.
 
-        Raises: AtCapacity: the queue is full, or the wait was too long; nothing was started.
+        Raises: AtCapacity: the queue is full, or the owner's share of it, or the wait was too
+            long; nothing was started.
         """
         place = Place(self, owner)
         if not self._take(place):
@@ -96,37 +103,45 @@ class Admission:
         try:
             yield place
         finally:
-            place.started()
-            self._running -= 1
-            self._by_owner[owner] -= 1
-            if not self._by_owner[owner]:
-                del self._by_owner[owner]
-            self._admit_waiting()
+            self._give_back(place)
 
     async def _wait(self, place: Place) -> None:
-        if len(self._queue) >= self._queue_length:
-            raise AtCapacity(f"{self!r}: the queue is full", retry_after=retry_after())
+        self._check_queue(place.owner)
         self._queue.append(place)
         try:
-            with anyio.fail_after(self._queue_timeout):
+            with self._pauses.move_on_after(self._queue_timeout):
                 await place.granted.wait()
-        except TimeoutError:
-            self._leave(place)
-            message = f"{self!r}: no place in {self._queue_timeout} s"
-            raise AtCapacity(message, retry_after=retry_after()) from None
+                return
         except BaseException:
             self._leave(place)
             raise
+        self._leave(place)
+        message = f"{self!r}: no place in {self._queue_timeout} s"
+        raise AtCapacity(message, retry_after=retry_after())
+
+    def _check_queue(self, owner: str) -> None:
+        """Raises: AtCapacity: the owner's share of the queue is full, or all of it."""
+        share = self._max_per_owner
+        if share is not None and sum(place.owner == owner for place in self._queue) >= share:
+            message = f"{self!r}: the owner's share of the queue is full"
+            raise AtCapacity(message, retry_after=retry_after())
+        if len(self._queue) >= self._queue_length:
+            raise AtCapacity(f"{self!r}: the queue is full", retry_after=retry_after())
 
     def _leave(self, place: Place) -> None:
         """Give up waiting; a place that was granted in the same moment goes to the next one."""
         if place.granted.is_set():
-            self._by_owner[place.owner] -= 1
-            self._running -= 1
-            place.started()
-            self._admit_waiting()
+            self._give_back(place)
         else:
             self._queue.remove(place)
+
+    def _give_back(self, place: Place) -> None:
+        place.started()
+        self._running -= 1
+        self._by_owner[place.owner] -= 1
+        if not self._by_owner[place.owner]:
+            del self._by_owner[place.owner]
+        self._admit_waiting()
 
     def start_ended(self) -> None:
         """One of those starting has ended its start. Called by `Place.started` alone."""

@@ -11,6 +11,7 @@ import anyio
 
 from ..errors import BackendSilent, ProxyError
 from .exchange import Exchange
+from .pauses import Pauses
 
 logger = logging.getLogger(__name__)
 
@@ -18,17 +19,18 @@ RanOut = Callable[[Exchange, ProxyError], None]
 
 
 class CallLimit:
-    """Tells when an exchange has been in flight for `seconds`."""
+    """Tells when an exchange has been in flight for `seconds`, pauses not counted."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, pauses: Pauses) -> None:
         self.seconds = seconds
+        self._pauses = pauses
         self._watched: dict[Exchange, tuple[float, RanOut]] = {}
         self._added = anyio.Event()
 
     def watch(self, exchange: Exchange, ran_out: RanOut) -> None:
         if not self._watched:
             self._added.set()
-        self._watched[exchange] = (anyio.current_time() + self.seconds, ran_out)
+        self._watched[exchange] = (anyio.current_time(), ran_out)
 
     def forget(self, exchange: Exchange) -> None:
         self._watched.pop(exchange, None)
@@ -40,8 +42,10 @@ class CallLimit:
                 self._added = anyio.Event()
                 await self._added.wait()
                 continue
-            exchange, (deadline, ran_out) = next(iter(self._watched.items()))
-            if anyio.current_time() < deadline:
+            exchange, (begun, ran_out) = next(iter(self._watched.items()))
+            now = self._pauses.look()
+            deadline = begun + self.seconds + self._pauses.within(begun, now)
+            if now < deadline:
                 await anyio.sleep_until(deadline)
                 continue
             del self._watched[exchange]

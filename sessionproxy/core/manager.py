@@ -15,13 +15,21 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from ..errors import BackendGone, BackendStartFailed, Draining, ProxyError, SessionNotFound
+from ..errors import (
+    BackendGone,
+    BackendStartFailed,
+    Draining,
+    ProxyError,
+    SessionNotFound,
+    Shortage,
+)
 from .admission import Admission, retry_after
 from .binding import SessionIds
 from .circuit import Circuit
 from .deadlines import CallLimit
 from .exchange import ClientPort, ReplySink
 from .memory import Opening
+from .pauses import Pauses
 from .ports import Identity, Launcher
 from .reaper import PERIOD, SLEEPERS_EVERY, Ages, due
 from .registry import LocalRegistry, Registry
@@ -71,7 +79,9 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         self._ids = ids
         self._keeps_ids = keeps_ids
         self.registry: Registry = registry or LocalRegistry(limits.max_asleep)
+        self.pauses = Pauses()
         self.admission = Admission(
+            self.pauses,
             max_sessions=limits.max_sessions,
             max_per_owner=limits.max_sessions_per_owner,
             starts_at_once=limits.starts_at_once,
@@ -91,9 +101,10 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         self._context = contextvars.copy_context()
         async with anyio.create_task_group() as tasks:
             self._tasks: TaskGroup = tasks
+            tasks.start_soon(self.pauses.run)
             tasks.start_soon(self._reap)
             if self.limits.call_timeout is not None:
-                self._call_limit = CallLimit(self.limits.call_timeout)
+                self._call_limit = CallLimit(self.limits.call_timeout, self.pauses)
                 tasks.start_soon(self._call_limit.run)
             try:
                 yield self
@@ -144,6 +155,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         Raises:
             AtCapacity: nothing was started.
             BackendStartFailed, InitializeRefused: it was started and is gone again.
+            Shortage: it could not be started, through no fault of its own.
             Draining, SessionNotFound: it was ended meanwhile.
         """
         start = session.start
@@ -177,7 +189,8 @@ class SessionManager(anyio.AsyncContextManagerMixin):
 
         Raises:
             Draining, SessionNotFound: it ended.
-            AtCapacity, Draining, RouteResting, BackendStartFailed, InitializeRefused: it sleeps on.
+            AtCapacity, Draining, RouteResting, Shortage: it sleeps on; nothing was started.
+            BackendStartFailed, InitializeRefused: it sleeps on.
             BackendGone: its backend started, and ended at once.
         """
         while session.state is not SessionState.READY:
@@ -250,7 +263,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         Returns whether all in flight had ended by itself.
         """
         self.draining = True
-        with anyio.move_on_after(patience):
+        with self.pauses.move_on_after(patience):
             while self._busy() and not self._hurried:  # noqa: ASYNC110 - an event would cost every call
                 await anyio.sleep(DRAIN_POLL)
         cut_off = self._busy()
@@ -290,13 +303,19 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         start = session.start
         try:
             await session.begin(
-                self.admission, self._launcher, start_timeout=self.limits.start_timeout
+                self.admission,
+                self._launcher,
+                self.pauses,
+                start_timeout=self.limits.start_timeout,
             )
         except Exception:
             logger.exception("%r failed", session)
         finally:
-            if isinstance(start.failure, BackendStartFailed):
+            if isinstance(start.failure, BackendStartFailed | Shortage):
                 logger.warning("session %s did not start: %s", session.label, start.failure)
+            if isinstance(
+                start.failure, BackendStartFailed
+            ):  # a shortage is no fault of the route's
                 self.circuit.failed(anyio.current_time())
             self._file(session)
 
@@ -315,8 +334,9 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             sessions = self.registry.awake()
             if turn % SLEEPERS_EVERY == 0:
                 sessions += tuple(self.registry.asleep())
-            now = anyio.current_time()
-            for session, reason in due(sessions, now=now, ages=self.limits.ages):
+            now = self.pauses.look()
+            found = due(sessions, now=now, ages=self.limits.ages, pauses=self.pauses)
+            for session, reason in found:
                 try:
                     self._ask(session, reason)
                 except Exception:  # a fault of one session's must not keep the others alive

@@ -69,6 +69,6 @@ class Launcher(Protocol):
         """Start a backend on entry; on exit stop it, bounded and shielded.
 
         The two may happen in different tasks, so no cancel scope may be open between them.
-        `label` names the session in logs. Raises: BackendStartFailed: on entry.
+        `label` names the session in logs. Raises: BackendStartFailed, Shortage: on entry.
         """
         ...

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from .pauses import Pauses
 from .session import Session
 from .state import EndReason, SessionState, StopReason
 
@@ -33,17 +34,21 @@ class Ages:
 
 
 def due(
-    sessions: Iterable[Session], *, now: float, ages: Ages
+    sessions: Iterable[Session], *, now: float, ages: Ages, pauses: Pauses
 ) -> Iterator[tuple[Session, StopReason | EndReason]]:
-    """Yield each session to stop or to end at `now`, with the reason."""
+    """Yield each session to stop or to end at `now`, with the reason. Pauses do not age it."""
+
+    def reached(seconds: float, limit: float | None) -> bool:
+        return limit is not None and seconds >= limit and pauses.lasted(seconds, now) >= limit
+
     for session in sessions:
-        if ages.max_age is not None and now - session.opened_at >= ages.max_age:
+        if reached(now - session.opened_at, ages.max_age):
             yield session, EndReason.MAX_AGE
         elif session.state is SessionState.ASLEEP:
-            if now - session.slept_at >= ages.session_ttl:
+            if reached(now - session.slept_at, ages.session_ttl):
                 yield session, EndReason.EXPIRED
         elif session.state is SessionState.READY:
-            if ages.idle is not None and session.idle_for(now) >= ages.idle:
+            if reached(session.idle_for(now), ages.idle):
                 yield session, StopReason.IDLE
-            elif ages.linger is not None and session.deserted_for(now) >= ages.linger:
+            elif reached(session.deserted_for(now), ages.linger):
                 yield session, StopReason.DISCONNECTED

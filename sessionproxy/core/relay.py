@@ -12,7 +12,10 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from contextvars import Context, copy_context
+from dataclasses import replace
 from typing import Final, Protocol
+
+import anyio
 
 from .. import wire
 from ..errors import (
@@ -26,6 +29,7 @@ from ..errors import (
 )
 from ..wire import Bytes, Kind, Message
 from .exchange import Ask, Exchange, Forwarded, Hook, Outcome
+from .garbage import MAX_LINES, WINDOW, Garbage
 from .ports import Upstream
 
 logger = logging.getLogger(__name__)
@@ -54,6 +58,10 @@ class Transport(Protocol):
         """
         ...
 
+    def kill(self) -> None:
+        """End the backend at once, and hand on nothing more of it but that it ended."""
+        ...
+
 
 class Relay:
     """A `Backend` over a transport. Entered into service by the launcher that makes it."""
@@ -78,6 +86,8 @@ class Relay:
         self._in_flight: dict[int, Exchange] = {}
         self._asks: dict[bytes, Ask] = {}
         self._task_tokens: OrderedDict[int, bytes] = OrderedDict()
+        self._rubbish: Garbage | None = None  # most backends never write any
+        self._killed_for = ""
 
     # -- towards the backend ---------------------------------------------------------------------
 
@@ -87,7 +97,11 @@ class Relay:
         exchange.backend_id = backend_id = self._last_id
         params = exchange.params
         if params is not None and wire.carries_progress_token(params):
-            params = self._take_token(exchange, params)
+            try:
+                params = self._take_token(exchange, params)
+            except InvalidMessage as error:
+                exchange.settle(Outcome(failure=error))
+                return
         if self._hooks:
             self._show(Forwarded(True, "request", exchange.method, exchange.params, exchange))
         self._in_flight[backend_id] = exchange
@@ -95,7 +109,8 @@ class Relay:
             self._transport.send(wire.encode_request(b"%d" % backend_id, exchange.method, params))
         except BackendBusy as error:
             del self._in_flight[backend_id]
-            exchange.settle(Outcome(failure=error))
+            # Its traceback holds the message, and the exchange that would hold it: a cycle.
+            exchange.settle(Outcome(failure=error.with_traceback(None)))
 
     def _take_token(self, exchange: Exchange, params: Bytes) -> Bytes:
         """Return `params` with our own token (the id, which is unique) in place of the client's."""
@@ -298,6 +313,8 @@ class Relay:
 
     def ended(self, how: Exit) -> None:
         """The backend ended by itself: settle what it had in flight, then tell upstream."""
+        if self._killed_for:
+            how = replace(how, detail=self._killed_for)
         self.fail_all(BackendGone(f"The backend ended: {how}.", how))
         self._upstream.ended(how)
 
@@ -321,9 +338,23 @@ class Relay:
                 logger.exception("%s: a hook failed on %s", self._label, message.method)
 
     def _garbage(self, line: bytes, error: ProxyError) -> None:
+        """Drop a line that is no message; end a backend that writes hardly anything else."""
         self._count("garbage_line")
-        if self._tally["garbage_line"] <= 100:
-            logger.warning("%s: dropped a line (%s): %.80r", self._label, error, line[:80])
+        if self._rubbish is None:
+            self._rubbish = Garbage()
+        self._rubbish.add(anyio.current_time())
+        if count := self._rubbish.to_log():
+            text = (
+                "%s: dropped a line that is no message (%s): %.80r; %d more since the last one told"
+            )
+            logger.warning(text, self._label, error, line[:80], count - 1)
+        if self._rubbish.too_many() and not self._killed_for:
+            self._kill(f"wrote more than {MAX_LINES:,} lines that are no messages in {WINDOW:g} s")
+
+    def _kill(self, why: str) -> None:
+        logger.warning("%s: the backend is killed: it %s", self._label, why)
+        self._killed_for = f"killed, since it {why}"
+        self._transport.kill()
 
     def _count(self, name: str) -> None:
         self._tally[name] += 1

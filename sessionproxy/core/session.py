@@ -36,6 +36,7 @@ from .deadlines import CallLimit
 from .exchange import Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
 from .memory import Loss, Memory, Opening
+from .pauses import Pauses
 from .ports import Backend, Identity, Launcher
 from .start import Start, resume, shake_hands
 from .state import EndReason, SessionState, StopReason, advance
@@ -141,19 +142,19 @@ class Session:
     # -- its life --------------------------------------------------------------------------------
 
     async def begin(
-        self, admission: Admission, launcher: Launcher, *, start_timeout: float
+        self, admission: Admission, launcher: Launcher, pauses: Pauses, *, start_timeout: float
     ) -> None:
         """Take a place, launch a backend and shake hands.
 
         Returns with the session ready; or asleep or closed, and nothing left running. Never
         raises a `ProxyError`: those who wait for the start are given it. `start_timeout`: seconds
-        from the launch to the answer.
+        from the launch to the answer, `pauses` not counted.
         """
         failure: ProxyError | None = None
         try:
             with anyio.CancelScope() as self._scope:
                 if self.state is SessionState.STARTING:  # else it was ended before it began
-                    await self._begin(admission, launcher, start_timeout)
+                    await self._begin(admission, launcher, pauses, start_timeout)
         except ProxyError as error:
             failure = error
         finally:
@@ -164,11 +165,13 @@ class Session:
             elif self._ended is not None:
                 self.stop(StopReason.BACKEND_EXIT, self._ended)
 
-    async def _begin(self, admission: Admission, launcher: Launcher, patience: float) -> None:
+    async def _begin(
+        self, admission: Admission, launcher: Launcher, pauses: Pauses, patience: float
+    ) -> None:
         place = await self._hold(admission.place(self.identity.owner))
         self.start.queued = False
         try:
-            result = await self._launch(launcher, patience)
+            result = await self._launch(launcher, pauses, patience)
         finally:
             place.started()  # stopping one that failed holds nobody up
         if self.version is not None and self._backend is not None:
@@ -176,9 +179,9 @@ class Session:
         self.version = wire.text_member(result, "protocolVersion") or ""
         self._became_ready()
 
-    async def _launch(self, launcher: Launcher, patience: float) -> Bytes:
+    async def _launch(self, launcher: Launcher, pauses: Pauses, patience: float) -> Bytes:
         """Launch a backend and shake hands, in `patience` seconds; return its welcome."""
-        with anyio.move_on_after(patience):
+        with pauses.move_on_after(patience):
             backend = await self._hold(launcher.launch(self.identity, self.label, self))
             self._backend = backend
             to = self._opener or self.client

@@ -73,7 +73,7 @@ class Endpoint:
         self._idle_header: tuple[Header, ...] = ()
         self._beginning: set[asyncio.Task[None]] = set()
         if serving.idle is not None:
-            self._idle_header = ((IDLE_HEADER, b"%d" % serving.idle),)
+            self._idle_header = ((IDLE_HEADER, b"%.15g" % serving.idle),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = Connection(receive, send, scope.get("extensions"))
@@ -109,6 +109,8 @@ class Endpoint:
             raise UnsupportedMediaType("Content-Type must be application/json")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedMediaType("Content-Encoding must be identity")
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            raise UnsupportedMediaType("Transfer-Encoding must be chunked")
         if accepted(headers) != (True, True):
             raise NotAcceptable("Accept must list application/json and text/event-stream")
         body = await read_body(receive, headers, self._serving.max_body)
@@ -296,6 +298,8 @@ class Endpoint:
             self._leave(beginning, reply)
             if connection.gone and reply.stream is None:  # it never learnt its session's id
                 self._manager.end(session, EndReason.ABANDONED)
+            elif connection.gone:  # it may come back and resume, or it may never
+                streams.left()
 
     async def _answer_initialize(
         self, session: Session, opening: Opening, reply: Reply, connection: Connection

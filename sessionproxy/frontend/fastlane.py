@@ -6,22 +6,24 @@ next ones with the same head go straight to the endpoint, and a JSON answer
 straight to the socket: no task, no second parse, one write. Whatever is not that simple takes the
 ordinary way. `docs/decisions.md` has the figures.
 
-It stands on uvicorn's protocol class, whose parser, flow control and shutdown it keeps.
-Neighbours: `serve` installs it; `frontend.endpoint` does the work.
+It stands on `frontend.bounds`, and so on uvicorn's protocol class, whose parser, flow control and
+shutdown it keeps. Neighbours: `serve` installs it; `frontend.endpoint` does the work.
 """
 
 import asyncio
 import re
+from collections import Counter
 from typing import Any, ClassVar, Final, NamedTuple, cast
 from weakref import ref
 
 from uvicorn import Config
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from ..core.session import Session
+from ..errors import BodyTimeout
 from ..http.request import Receive, Scope, Send
+from .bounds import BoundedHttp, Crowd, Patience
 from .connection import VOUCH, Connection
 from .endpoint import Endpoint
 from .reply import Reply
@@ -51,11 +53,21 @@ class Head(NamedTuple):
 class Heads:
     """The heads that were vouched for, of all connections of one server."""
 
-    def __init__(self, endpoint: Endpoint, *, keepalive: float, max_body: int) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        keepalive: float,
+        max_body: int,
+        max_connections: int | None = None,
+        tally: Counter[str] | None = None,
+    ) -> None:
         """`keepalive`: seconds after which a reply that is still open becomes a stream.
 
-        `max_body`: bytes.
+        `max_body`: bytes. `max_connections`: None for no limit; those refused are counted in
+        `tally`.
         """
+        self.crowd = Crowd(max_connections, Counter() if tally is None else tally)
         self.endpoint = endpoint
         self.max_body = max_body
         self.keepalive = keepalive
@@ -70,7 +82,7 @@ class Heads:
         return self._heads.get(key)
 
 
-class FastLane(HttpToolsProtocol):
+class FastLane(BoundedHttp):
     """An HTTP connection of our own server. `with_heads` makes the class to serve with."""
 
     _heads: ClassVar[Heads]
@@ -78,7 +90,8 @@ class FastLane(HttpToolsProtocol):
     @classmethod
     def with_heads(cls, heads: Heads) -> type[asyncio.Protocol]:
         """Return the class whose connections share `heads`."""
-        return type(cls.__name__, (cls,), {"_heads": heads})
+        shared = {"_heads": heads, "crowd": heads.crowd, "patience": Patience(cls.bounds)}
+        return type(cls.__name__, (cls,), shared)
 
     def __init__(
         self,
@@ -89,10 +102,7 @@ class FastLane(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         # Of the request that takes the ordinary way.
-        self._parsing = False
         self._data = b""
-        self._answered: RequestResponseCycle | None = None
-        """The one that is being answered, or was last."""
         self._digits_at = 0
         """Where the digits of the length are in this client's heads; 0: not known."""
         # Of the request that takes the short way.
@@ -100,7 +110,10 @@ class FastLane(HttpToolsProtocol):
         self._session: Session | None = None
         self._parts: list[bytes] = []
         self._awaited = 0
-        """Bytes of its body that are still to come; `_parts` has its head and what there is."""
+        """Bytes of its body that are still to come; `_parts` has its head and what there is.
+
+        `patience` waits for them.
+        """
         self._since = 0.0
         self._timer_runs = False
         self._held = b""
@@ -114,7 +127,8 @@ class FastLane(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._reply is not None:  # the client did not wait for its answer
             self._held += data
-            self.flow.pause_reading()
+            if len(self._held) > self.bounds.ahead:
+                self.flow.pause_reading()
         elif self._awaited:
             self._parts.append(data)
             self._awaited -= len(data)
@@ -125,12 +139,13 @@ class FastLane(HttpToolsProtocol):
 
     def _take_slowly(self, data: bytes) -> None:
         # Only what begins with a head can be vouched for, not the tail of a body before it.
-        self._data = b"" if self._parsing else data
+        self._data = b"" if self._phase else data
         super().data_received(data)
         self._data = b""
 
     def _arrived(self) -> None:
-        """The rest of a body is there, or will not be waited for any longer."""
+        """The rest of a body is there."""
+        self.patience.forget(self)
         parts, self._parts = self._parts, []
         awaited, self._awaited = self._awaited, 0
         body = b"".join(parts[1:])
@@ -141,7 +156,7 @@ class FastLane(HttpToolsProtocol):
     def _take(self, data: bytes) -> bool:
         """Begin with `data` if it is one request with a head that was vouched for, so far."""
         at = self._digits_at
-        if not at or self._parsing or self.flow.write_paused or self._answering():
+        if not at or self._phase or self.flow.write_paused or self._answering():
             return False
         end_of_digits = data.find(b"\r\n", at, at + 12)
         end = data.find(b"\r\n\r\n", end_of_digits - 2) + 4
@@ -162,7 +177,7 @@ class FastLane(HttpToolsProtocol):
             return False
         self._session = session
         self._parts, self._awaited = [data[:end], data[end:]], missing
-        self._arm()
+        self.patience.expect(self, self.bounds.body)
         return True
 
     def _answering(self) -> bool:
@@ -187,18 +202,23 @@ class FastLane(HttpToolsProtocol):
             self.loop.call_at(self._since + self._heads.keepalive, self._tick)
 
     def _tick(self) -> None:
-        """Make the reply a stream when it has been open for long, or give up a slow body."""
+        """Make the reply a stream when it has been open for long."""
         self._timer_runs = False
-        if self._reply is None and not self._awaited:
+        if self._reply is None:
             return
         due = self._since + self._heads.keepalive
         if self.loop.time() < due:
             self._timer_runs = True
             self.loop.call_at(due, self._tick)
-        elif self._reply is not None:
+        else:
             self._reply.commit()
-        else:  # the ordinary way has a deadline for bodies
-            self._arrived()
+
+    def overdue(self) -> None:
+        if self._awaited:
+            self._parts, self._awaited = [], 0
+            self.refuse(BodyTimeout(f"the body did not arrive in {self.bounds.body:g} s"))
+        else:
+            super().overdue()
 
     # -- out ---------------------------------------------------------------------------------------
 
@@ -273,14 +293,6 @@ class FastLane(HttpToolsProtocol):
 
     # -- the ordinary way --------------------------------------------------------------------------
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._answered = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def on_message_begin(self) -> None:
-        self._parsing = True
-        super().on_message_begin()
-
     def on_headers_complete(self) -> None:
         data, names = self._data, [name for name, _ in self.headers]
         if (
@@ -307,10 +319,6 @@ class FastLane(HttpToolsProtocol):
         self._digits_at = at
         self._heads.add(data[:at] + data[digits_end:end], Head(at, ref(session)))
 
-    def on_message_complete(self) -> None:
-        self._parsing = False
-        super().on_message_complete()
-
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._release()
@@ -332,11 +340,6 @@ class FastLane(HttpToolsProtocol):
         if self._reply is not None:
             self._reply.lost()
         self._parts, self._awaited, self._held = [], 0, b""
-        # Uvicorn tells the newest request alone; a stream may be open ahead of it.
-        for cycle in (self._answered, *(cycle for cycle, _ in self.pipeline)):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:

@@ -44,6 +44,8 @@ ANSWERS: Final[Mapping[type[ProxyError], Answer]] = {
     errors.InvalidMessage: Answer(400, INVALID_REQUEST),
     errors.BodyTooLarge: Answer(413, INVALID_REQUEST),
     errors.BodyTimeout: Answer(408, INVALID_REQUEST),
+    errors.HeadTooLarge: Answer(431, INVALID_REQUEST),
+    errors.HeadTimeout: Answer(408, INVALID_REQUEST),
     errors.UnsupportedMediaType: Answer(415, INVALID_REQUEST),
     errors.NotAcceptable: Answer(406, INVALID_REQUEST),
     errors.MethodNotAllowed: Answer(405, INVALID_REQUEST),
@@ -60,6 +62,8 @@ ANSWERS: Final[Mapping[type[ProxyError], Answer]] = {
     errors.SessionEnded: Answer(200, SERVER_ERROR),
     errors.RequestCancelled: Answer(200, REQUEST_CANCELLED),
     errors.AtCapacity: Answer(503, INTERNAL_ERROR),
+    errors.TooManyConnections: Answer(503, INTERNAL_ERROR),
+    errors.Shortage: Answer(503, INTERNAL_ERROR),
     errors.Draining: Answer(503, INTERNAL_ERROR),
     errors.RouteResting: Answer(503, INTERNAL_ERROR),
     # What the backend did is told with 200: SDK clients drop the text of a 5xx.
@@ -76,6 +80,8 @@ _SAID: Final[Mapping[type[ProxyError], str]] = {
     # One text for all cases, whatever the log says: ids cannot be probed.
     errors.SessionNotFound: "Session not found",
     errors.AtCapacity: "Too many sessions; try again later",
+    errors.TooManyConnections: "Too many connections; try again later",
+    errors.Shortage: "This machine has no room for another backend; try again later",
     errors.Draining: "The proxy is shutting down",
     errors.RouteResting: "The backend does not start; try again later",
 }
@@ -99,7 +105,7 @@ def http_problem(error: ProxyError) -> HttpProblem:
     answer = ANSWERS[type(error)]
     headers: list[tuple[bytes, bytes]] = []
     data = None
-    if isinstance(error, errors.AtCapacity | errors.Draining | errors.RouteResting):
+    if isinstance(error, errors.TryLater):
         headers.append((b"retry-after", b"%d" % ceil(error.retry_after)))
     elif isinstance(error, errors.MethodNotAllowed):
         headers.append((b"allow", b"GET, POST, DELETE, OPTIONS"))

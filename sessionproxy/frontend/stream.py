@@ -2,21 +2,37 @@
 
 An `EventStream` outlives the connections that read it. What no connection has taken yet waits in
 it; what was taken is kept for a client that resumes (2025-11-25 basic/transports
-#resumability-and-redelivery). `Streams` are all streams of one session: the standalone one (GET)
+#resumability-and-redelivery). Both are bounded, and whoever reads on behind what was given up is
+told how much is missing. `Streams` are all streams of one session: the standalone one (GET)
 and those of POSTs that became streams. Neighbours: `core.session` writes to them as its client
 port; `frontend.reply` opens one per POST; `frontend.connection` reads.
 """
 
 import asyncio
+import logging
 from typing import Final, NamedTuple
 
 from ..core.exchange import Outbound, Outcome
 from ..errors import SessionEnded, StreamNotKept
-from ..wire import on_one_line
+from ..wire import encode_notification, on_one_line
+
+logger = logging.getLogger(__name__)
 
 KEPT_EVENTS: Final = 256
+"""Events already taken that are kept for resuming; and those that wait while nobody reads."""
+
 KEPT_BYTES: Final = 1024 * 1024
-"""Of events already taken, for resuming; and of those that wait while nobody reads."""
+"""Bytes of one stream in memory: of events that wait, and, as far as these leave room, of those
+kept for resuming. Only the answer to a request may be larger, as long as it waits."""
+
+EVENT_BYTES: Final = 200
+"""Bytes that an event weighs besides its data."""
+
+DROPPED_BYTES: Final = KEPT_BYTES // 8
+"""Bytes that are given up at once where events wait that may be dropped."""
+
+TAKEN_BYTES: Final = 64 * 1024
+"""Bytes of events that a connection takes at once: what a reader that stalls leaves in it."""
 
 KEPT_SECONDS: Final = 60.0
 """For which a POST's stream that has ended can still be resumed."""
@@ -32,11 +48,17 @@ class Event(NamedTuple):
     number: int
     message: Outbound
 
+    @property
+    def weight(self) -> int:
+        """Bytes in memory, about."""
+        return EVENT_BYTES + len(self.message.data)
+
 
 class EventStream:
     """One stream of one session. At most one connection reads it; a newer one takes over."""
 
     __slots__ = (
+        "_droppable",
         "_expected",
         "_kept",
         "_kept_size",
@@ -44,6 +66,8 @@ class EventStream:
         "_pending",
         "_pending_size",
         "_reader",
+        "_seen",
+        "_taken",
         "_waiter",
         "dropped",
         "ended",
@@ -58,8 +82,14 @@ class EventStream:
         self._last = 0
         self._pending: list[Event] = []  # lists: an empty deque has room for 64
         self._pending_size = 0
+        self._droppable = 0
+        """How many of those that wait may be dropped."""
         self._kept: list[Event] = []
         self._kept_size = 0
+        self._taken = 0
+        """Number of the last event that any reader has taken."""
+        self._seen = 0
+        """Number of the last event that the present reader has, or has been told it lacks."""
         self._reader = 0
         self._waiter: asyncio.Future[None] | None = None
         self.left_at: float | None = None
@@ -73,20 +103,24 @@ class EventStream:
         """Add a message. Where too many wait, some are dropped or the reader is cut off."""
         if self.ended:
             return
-        if self._full():
-            self._make_room(message)
-        self._last += 1
-        self._pending.append(Event(self._last, message))
-        self._pending_size += len(message.data)
-        self._wake()
+        while self._full():
+            self._make_room()
+        self._append(message)
 
     def end(self, message: Outbound | None = None) -> None:
         """Add the last message, whatever waits before it; nothing follows it."""
         if message is not None and not self.ended:
-            self._last += 1
-            self._pending.append(Event(self._last, message))
-            self._pending_size += len(message.data)
+            self._append(message)
         self.ended = True
+        self._wake()
+
+    def _append(self, message: Outbound) -> None:
+        self._last += 1
+        event = Event(self._last, message)
+        self._pending.append(event)
+        self._pending_size += event.weight
+        self._droppable += message.droppable
+        self._trim()
         self._wake()
 
     def _full(self) -> bool:
@@ -95,22 +129,36 @@ class EventStream:
         # A reader that keeps up finds any number of small messages at once.
         return not self.attached and len(self._pending) >= KEPT_EVENTS
 
-    def _make_room(self, message: Outbound) -> None:
-        """Drop the oldest that may be dropped; else cut the reader off, and drop the oldest.
+    def _make_room(self) -> None:
+        """Drop what may be dropped; else cut the reader off, and drop the oldest.
 
-        A reader that was cut off can resume, with what is kept.
+        A reader that was cut off can resume; it is told that something is missing.
         """
-        for index, event in enumerate(self._pending):
-            if event.message.droppable:
-                del self._pending[index]
-                self._forget_pending(event)
-                return
-        self._reader += self._reader % 2
-        self._expected = False
+        if self._droppable:
+            self._drop_oldest()
+            return
+        if self.attached:
+            logger.info("a client that does not read its stream was cut off")
+            self._reader += self._reader % 2
+            self._expected = False
+            self.left_at = asyncio.get_running_loop().time()
         self._forget_pending(self._pending.pop(0))
 
+    def _drop_oldest(self) -> None:
+        """Drop the oldest that may be dropped: by size, many at once, so that each costs little."""
+        wanted = DROPPED_BYTES if self._pending_size >= KEPT_BYTES else 1
+        left: list[Event] = []
+        for event in self._pending:
+            if wanted > 0 and event.message.droppable:
+                wanted -= event.weight
+                self._forget_pending(event)
+            else:
+                left.append(event)
+        self._pending = left
+
     def _forget_pending(self, event: Event) -> None:
-        self._pending_size -= len(event.message.data)
+        self._pending_size -= event.weight
+        self._droppable -= event.message.droppable
         self.dropped += 1
         if event.message.ask is not None:
             failure = SessionEnded("The client does not listen; the request was not delivered.")
@@ -128,12 +176,15 @@ class EventStream:
 
         `after`: the number of the last event the client has seen; those kept since come again.
         """
+        self._seen = self._taken
         if after is not None:
+            self._seen = after
             again = [event for event in self._kept if event.number > after]
             self._pending = [*again, *self._pending]
-            self._pending_size += sum(len(event.message.data) for event in again)
+            self._pending_size += sum(event.weight for event in again)
+            self._droppable += sum(event.message.droppable for event in again)
             self._kept = [event for event in self._kept if event.number <= after]
-            self._kept_size = sum(len(event.message.data) for event in self._kept)
+            self._kept_size = sum(event.weight for event in self._kept)
         self._reader += 2 if self._reader % 2 else 1
         self._expected = False
         self.left_at = None
@@ -146,26 +197,66 @@ class EventStream:
             self._reader += 1
             self.left_at = now
 
+    def can_resume(self, after: int) -> bool:
+        """Return whether the event was one of this stream, and the answer can still come after it.
+
+        What else is missing then, the reader is told; an answer that is missing it would wait for.
+        """
+        answer_is_held = bool(self._pending or self._kept)
+        return after == self._last or (after < self._last and (answer_is_held or not self.ended))
+
+    @property
+    def _news(self) -> bool:
+        """Whether the present reader has not got, or not been told of, all there was."""
+        return bool(self._pending) or self._seen < self._last
+
     def over(self, ticket: int) -> bool:
         """Return whether the reader with this ticket has nothing more to come."""
-        return ticket != self._reader or (self.ended and not self._pending)
+        return ticket != self._reader or (self.ended and not self._news)
 
     def take(self, ticket: int) -> bytes:
-        """Return the events that wait, encoded, and keep them for one who resumes."""
-        if ticket != self._reader or not self._pending:
+        """Return the next events that wait, encoded, and keep them for one who resumes."""
+        if ticket != self._reader or not self._news:
             return b""
-        events, self._pending = self._pending, []
-        self._pending_size = 0
-        for event in events:
-            self._kept.append(event)
-            self._kept_size += len(event.message.data)
+        events = self._take_first()
+        last = events[-1].number if events else self._last
+        missing = last - self._seen - len(events)
+        self._seen = last
+        self._taken = max(self._taken, last)
+        self._kept += events
+        self._kept_size += sum(event.weight for event in events)
+        self._trim()
+        told = [_told(missing)] if missing > 0 else []
+        return b"".join([*told, *(self._encoded(event) for event in events)])
+
+    def _take_first(self) -> list[Event]:
+        size = count = 0
+        for event in self._pending:
+            if count and size + event.weight > TAKEN_BYTES:
+                break
+            size, count = size + event.weight, count + 1
+        events = self._pending[:count]
+        del self._pending[:count]
+        self._pending_size -= size
+        self._droppable -= sum(event.message.droppable for event in events)
+        return events
+
+    def _trim(self) -> None:
+        """Forget the oldest of what is kept for resuming, as far as it is too much."""
         surplus = max(0, len(self._kept) - KEPT_EVENTS)
-        self._kept_size -= sum(len(event.message.data) for event in self._kept[:surplus])
-        while self._kept_size > KEPT_BYTES:
-            self._kept_size -= len(self._kept[surplus].message.data)
+        size = sum(event.weight for event in self._kept[:surplus])
+        room = KEPT_BYTES - self._pending_size
+        while surplus < len(self._kept) and self._kept_size - size > room:
+            size += self._kept[surplus].weight
             surplus += 1
-        del self._kept[:surplus]
-        return b"".join([self._encoded(event) for event in events])
+        if surplus:
+            del self._kept[:surplus]
+            self._kept_size -= size
+
+    @property
+    def size(self) -> int:
+        """Bytes it keeps in memory, about."""
+        return self._pending_size + self._kept_size
 
     def _encoded(self, event: Event) -> bytes:
         return b"id: %d-%d\nevent: message\ndata: %b\n\n" % (
@@ -176,12 +267,11 @@ class EventStream:
 
     def priming(self) -> bytes:
         """Return the empty event that tells the client where to resume."""
-        seen = self._pending[0].number - 1 if self._pending else self._last
-        return b"id: %d-%d\ndata:\n\n" % (self.number, seen)
+        return b"id: %d-%d\ndata:\n\n" % (self.number, self._seen)
 
     async def wait(self, ticket: int) -> None:
         """Wait until there is something to take, or nothing more to come."""
-        if self._pending or self.over(ticket):
+        if self._news or self.over(ticket):
             return
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
@@ -194,6 +284,15 @@ class EventStream:
     def poke(self) -> None:
         """Wake the reader although nothing came."""
         self._wake()
+
+
+def _told(missing: int) -> bytes:
+    """Return an event without an id that says how many before the next one are missing."""
+    what = "1 message was" if missing == 1 else f"{missing} messages were"
+    data = f'"{what} dropped: not read in time"'
+    params = f'{{"level":"warning","logger":"sessionproxy","data":{data}}}'
+    note = encode_notification("notifications/message", params.encode())
+    return b"event: message\ndata: %b\n\n" % note
 
 
 class Streams:
@@ -217,6 +316,11 @@ class Streams:
     def heard(self) -> None:
         if self._standalone is not None:
             self._standalone.left_at = None
+
+    def left(self) -> None:
+        """The client hung up on the stream that opened its session, before it opened another."""
+        if not self.listening:
+            self.standalone().left_at = asyncio.get_running_loop().time()
 
     def message(self, message: Outbound) -> None:
         self.standalone().put(message)
@@ -250,11 +354,10 @@ class Streams:
 
         Raises: StreamNotKept: there is none such any more, or there never was.
         """
-        stream, _, event = last_event_id.partition("-")
-        if stream.isdecimal() and event.isdecimal() and len(last_event_id) < 32:
-            if int(stream) == STANDALONE:
-                return self.standalone(), int(event)
-            found = self._replies.get(int(stream))
-            if found is not None:
-                return found, int(event)
+        number, _, event = last_event_id.partition("-")
+        if number.isdecimal() and event.isdecimal() and len(last_event_id) < 32:
+            standalone = self.standalone() if int(number) == STANDALONE else None
+            stream = standalone or self._replies.get(int(number))
+            if stream is not None and stream.can_resume(int(event)):
+                return stream, int(event)
         raise StreamNotKept("the stream of this Last-Event-ID is no longer kept")

@@ -1,1 +1,5 @@
-"""Metrics, tracing, admin API and dashboard. Empty for now; `/healthz` and `/readyz` are served."""
+"""Metrics, tracing, admin API and dashboard to come; for now the watchdog over the event loop."""
+
+from .watchdog import Watchdog
+
+__all__ = ["Watchdog"]

@@ -28,12 +28,14 @@ class LineSplitter:
     buffered whole. Time is linear in the bytes fed.
     """
 
-    __slots__ = ("_head", "_held", "_max_line", "_parts", "_tail", "taken")
+    __slots__ = ("_head", "_held", "_max_line", "_parts", "_tail", "ends", "taken")
 
     def __init__(self, max_line: int) -> None:
         self._max_line = max_line
         self.taken = 0
         """Bytes fed so far."""
+        self.ends = 0
+        """Line ends in what was fed last, those of empty lines too."""
         self._parts: list[bytes | bytearray] = []
         self._held = 0
         # Of a line that is being discarded; None while there is none.
@@ -44,6 +46,7 @@ class LineSplitter:
         """Return the lines that `chunk` completes, in order."""
         self.taken += len(chunk)
         *whole, rest = chunk.split(b"\n")
+        self.ends = len(whole)
         lines: list[bytes | Oversize] = []
         for piece in whole:
             line = self._complete(piece)
@@ -67,7 +70,7 @@ class LineSplitter:
 
     def _hold(self, piece: bytes) -> None:
         if self._head is not None:
-            self._tail = (self._tail + piece)[-KEPT:]
+            self._tail = _end(self._tail, piece)
             return
         self._append(piece)
         self._held += len(piece)
@@ -90,5 +93,10 @@ class LineSplitter:
         head, tail = bytearray(), b""
         for part in self._parts:
             head += part[: KEPT - len(head)]
-            tail = (tail + part)[-KEPT:] if len(part) < KEPT else bytes(part[-KEPT:])
+            tail = _end(tail, part)
         return bytes(head), tail
+
+
+def _end(before: bytes, piece: bytes | bytearray) -> bytes:
+    """Return the last bytes of the two together; a large piece is not copied for it."""
+    return bytes(piece[-KEPT:]) if len(piece) >= KEPT else (before + piece)[-KEPT:]

@@ -86,7 +86,16 @@ class Message(msgspec.Struct, gc=False):
 
 
 _MESSAGE: Final = msgspec.json.Decoder(Message)
-_BATCH: Final = msgspec.json.Decoder(list[Raw])
+_BATCH: Final = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "_Batch",
+        [(f"item_{n}", Raw | UnsetType, UNSET) for n in range(MAX_BATCH + 1)],
+        array_like=True,
+        gc=False,
+    )
+)
+"""Keeps the first items, one more than are accepted, and skips over the rest. A list would be built
+whole before anybody looked at its length: of 16 MiB of `[1,1,...` a gigabyte."""
 
 
 def decode(data: bytes) -> Message:
@@ -97,9 +106,10 @@ def decode(data: bytes) -> Message:
         InvalidMessage: JSON, but no JSON-RPC 2.0 message.
     """
     try:
-        if not data.isascii():
+        message = _MESSAGE.decode(data)
+        if not data.isascii():  # after the syntax: garbage is most often seen by its first byte
             data.decode()
-        return _MESSAGE.decode(data)
+        return message
     except msgspec.ValidationError as error:
         raise InvalidMessage(f"not a JSON-RPC 2.0 message: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -187,7 +197,8 @@ def split_batch(data: bytes) -> list[bytes]:
         InvalidMessage: empty, more than `MAX_BATCH` messages, or a batch within a batch.
     """
     try:
-        items = [bytes(item) for item in _BATCH.decode(data)]
+        found: tuple[object, ...] = msgspec.structs.astuple(_BATCH.decode(data))
+        items = [bytes(item) for item in found if isinstance(item, Raw)]
     except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedMessage(f"not a JSON array: {error}") from None
     if not 0 < len(items) <= MAX_BATCH or any(item[:1] == b"[" for item in items):

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
+from ..errors import InvalidMessage
 from .message import Bytes
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -22,12 +23,22 @@ def members(params: Bytes | None) -> dict[str, Raw]:
     None either where it is nested too deep to read from here, though it was not for `decode`:
     the depth that can be read shrinks with that of the stack.
     """
+    try:
+        return _read(params)
+    except InvalidMessage:
+        return {}
+
+
+def _read(params: Bytes | None) -> dict[str, Raw]:
+    """Raises: InvalidMessage: nested too deep to read from here."""
     if params is None:
         return {}
     try:
         return _OBJECT.decode(params)
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         return {}
+    except RecursionError:
+        raise InvalidMessage("params is nested too deep") from None
 
 
 def rebuilt(fields: Mapping[str, Bytes]) -> bytes:
@@ -49,9 +60,11 @@ def with_progress_token(params: Bytes, token: bytes) -> tuple[bytes, bytes, bool
 
     None where it has none (2025-11-25 basic/utilities/progress). A task's token stays valid
     after the request is answered (2025-11-25 basic/utilities/tasks#progress).
+
+    Raises: InvalidMessage: nested too deep to find it, and the client's own must not go on.
     """
-    fields = members(params)
-    meta = members(fields.get(_META))
+    fields = _read(params)
+    meta = _read(fields.get(_META))
     old = meta.get(_TOKEN)
     if old is None:
         return None

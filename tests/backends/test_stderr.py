@@ -60,11 +60,12 @@ def test_after_a_flood_the_next_line_is_logged_whole(lines: pytest.LogCaptureFix
     """FAULTS F15: although what it begins with came amidst what is not looked at."""
     log = StderrLog()
     log.feed(b"x\n" * LINES_PER_SECOND + b"lost\n", 10.0)
-    log.feed(b"lost too\nto", 10.5)
+    log.feed(b"lost too\nlo", 10.5)
+    log.feed(b"st, all three\nto", 10.5)
     log.feed(b"ge", 10.6)
     log.feed(b"ther\n", 11.5)
     assert logged(lines)[LINES_PER_SECOND:] == [
-        "spare: 2 lines on stderr were not logged",
+        "spare: 3 lines on stderr were not logged",
         "spare stderr: together",
     ]
 

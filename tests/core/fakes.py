@@ -191,6 +191,10 @@ class FakeTransport:
     def __init__(self, *, busy: bool = False) -> None:
         self.busy = busy
         self.lines: list[bytes] = []
+        self.kills = 0
+
+    def kill(self) -> None:
+        self.kills += 1
 
     def send(self, message: bytes) -> None:
         if self.busy:

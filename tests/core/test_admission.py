@@ -4,10 +4,12 @@ import anyio
 import pytest
 
 from sessionproxy.core.admission import RETRY_SPREAD, Admission, Place
+from sessionproxy.core.pauses import Pauses
 from sessionproxy.errors import AtCapacity
 
 
 def admission_of(
+    pauses: Pauses | None = None,
     *,
     max_sessions: int = 100,
     starts_at_once: int = 100,
@@ -16,6 +18,7 @@ def admission_of(
     max_per_owner: int | None = None,
 ) -> Admission:
     return Admission(
+        pauses or Pauses(),
         max_sessions=max_sessions,
         starts_at_once=starts_at_once,
         queue_length=queue_length,
@@ -119,15 +122,19 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
 
 async def test_a_wait_ends_at_the_queue_timeout_and_leaves_no_trace() -> None:
     """DESIGN 7: up to `queue_timeout`."""
-    admission = admission_of(max_sessions=1, queue_timeout=30)
-    async with admission.place("alice"):
-        before = anyio.current_time()
-        with pytest.raises(AtCapacity) as refused:
-            async with admission.place("bob"):
-                pass
-        assert anyio.current_time() - before == 30
-        assert RETRY_SPREAD[0] <= refused.value.retry_after <= RETRY_SPREAD[1]
-        assert (admission.running, admission.queued) == (1, 0)
+    pauses = Pauses()
+    admission = admission_of(pauses, max_sessions=1, queue_timeout=30)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pauses.run)
+        async with admission.place("alice"):
+            before = anyio.current_time()
+            with pytest.raises(AtCapacity) as refused:
+                async with admission.place("bob"):
+                    pass
+            assert anyio.current_time() - before == 30
+            assert RETRY_SPREAD[0] <= refused.value.retry_after <= RETRY_SPREAD[1]
+            assert (admission.running, admission.queued) == (1, 0)
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_client_that_hangs_up_leaves_the_queue() -> None:
@@ -210,6 +217,41 @@ async def test_an_owner_at_its_limit_waits_and_does_not_hold_up_others() -> None
         await crowd.comes("a3", owner="alice")
         assert crowd.came_in == ["a1", "b1", "a2", "a3"]
         tasks.cancel_scope.cancel()
+
+
+async def test_an_owner_at_its_limit_does_not_fill_the_queue_either() -> None:
+    """FAULTS F38: per-principal cap first. It may wait for as many as it may have."""
+    admission = admission_of(max_sessions=3, max_per_owner=2, queue_length=4)
+    async with anyio.create_task_group() as tasks:
+        crowd = Crowd(admission, tasks)
+        for n in range(10):
+            await crowd.comes(f"a{n}", owner="alice")
+        assert crowd.came_in == ["a0", "a1"]
+        assert admission.queued == 2
+        assert crowd.refused == [f"a{n}" for n in range(4, 10)]
+        for name in ("b0", "b1", "b2", "b3"):
+            await crowd.comes(name, owner="bob")
+        assert crowd.came_in == ["a0", "a1", "b0"]
+        assert admission.queued == 4
+        assert crowd.refused[6:] == ["b3"]
+        await crowd.leaves("a0")
+        await crowd.comes("a10", owner="alice")  # one of hers came in: there is room for another
+        assert crowd.came_in[3:] == ["a2"]
+        assert crowd.refused[7:] == []
+        tasks.cancel_scope.cancel()
+
+
+async def test_owners_that_have_left_are_forgotten() -> None:
+    """Every buffer is bounded: there may be any number of owners."""
+    admission = admission_of(max_sessions=1)
+    async with anyio.create_task_group() as tasks:
+        crowd = Crowd(admission, tasks)
+        async with admission.place("alice"):
+            await crowd.comes("gone", owner="bob")
+            crowd.scopes["gone"].cancel()
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert not admission._by_owner  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_failed_start_gives_everything_back() -> None:

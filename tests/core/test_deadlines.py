@@ -5,6 +5,7 @@ import anyio
 
 from sessionproxy.core.deadlines import CallLimit
 from sessionproxy.core.exchange import Exchange
+from sessionproxy.core.pauses import Pauses
 from sessionproxy.errors import BackendSilent, ProxyError
 
 from .fakes import FakeSink
@@ -14,7 +15,7 @@ class Watch:
     """A call limit that runs, and when each exchange ran out of time."""
 
     def __init__(self, seconds: float) -> None:
-        self.limit = CallLimit(seconds)
+        self.limit = CallLimit(seconds, Pauses())
         self.ran_out: dict[Exchange, float] = {}
         self.failures: list[ProxyError] = []
 

@@ -2,6 +2,7 @@ import anyio
 import pytest
 
 from sessionproxy.core.exchange import Exchange
+from sessionproxy.core.pauses import Pauses
 from sessionproxy.core.reaper import Ages, due
 from sessionproxy.core.session import Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
@@ -22,7 +23,7 @@ async def ready_session(client: FakeClient | None = None) -> tuple[Session, Fake
 def verdict(session: Session, after: float, ages: Ages = AGES) -> StopReason | EndReason | None:
     """Return what becomes of `session` when `after` seconds have passed."""
     now = anyio.current_time() + after
-    found = list(due([session], now=now, ages=ages))
+    found = list(due([session], now=now, ages=ages, pauses=Pauses()))
     assert all(whose is session for whose, _ in found)
     return found[0][1] if found else None
 
@@ -120,5 +121,6 @@ async def test_several_sessions_are_judged_each_for_itself() -> None:
     idle, _ = await ready_session()
     await anyio.sleep(299)
     fresh, _ = await ready_session()
-    found = list(due([idle, fresh], now=anyio.current_time() + 1, ages=AGES))
+    now = anyio.current_time() + 1
+    found = list(due([idle, fresh], now=now, ages=AGES, pauses=Pauses()))
     assert found == [(idle, StopReason.IDLE)]

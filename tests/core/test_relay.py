@@ -2,11 +2,13 @@ from collections import Counter
 from collections.abc import Sequence
 from contextvars import ContextVar
 
+import anyio
 import msgspec
 import pytest
 
 from sessionproxy.core.context import current_exchange
 from sessionproxy.core.exchange import Ask, Exchange, Forwarded, Hook, Outcome
+from sessionproxy.core.garbage import LOG_PERIOD, MAX_LINES
 from sessionproxy.core.relay import MAX_ASKS, MAX_TASK_TOKENS, Relay
 from sessionproxy.errors import BackendGone, Exit
 from sessionproxy.wire import Oversize
@@ -228,7 +230,7 @@ def test_a_request_of_a_backend_with_params_that_are_no_object_is_refused_at_onc
 
 
 @pytest.mark.parametrize("line", GARBAGE, ids=lambda line: repr(line[:40]))
-def test_garbage_is_dropped_and_counted_and_the_pipe_survives(line: bytes) -> None:
+async def test_garbage_is_dropped_and_counted_and_the_pipe_survives(line: bytes) -> None:
     """FAULTS F10, F11."""
     wire = Wire()
     _, sink = wire.call()
@@ -239,17 +241,39 @@ def test_garbage_is_dropped_and_counted_and_the_pipe_survives(line: bytes) -> No
     assert results([sink]) == ["result"]
 
 
-def test_garbage_is_logged_only_so_often(caplog: pytest.LogCaptureFixture) -> None:
+async def test_garbage_is_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
     """FAULTS F10: a backend that floods must not fill the log."""
     wire = Wire()
-    for _ in range(1000):
-        wire.relay.receive(b"x" * 500)
-    assert wire.tally["garbage_line"] == 1000
-    assert len(caplog.records) <= 100
-    assert all(len(record.getMessage()) < 300 for record in caplog.records)
+    for _ in range(10):
+        for _ in range(50):
+            wire.relay.receive(b"x" * 500)
+        await anyio.sleep(LOG_PERIOD / 2)
+    assert wire.tally["garbage_line"] == 500
+    texts = [record.getMessage() for record in caplog.records]
+    assert [int(text.split()[-7]) for text in texts] == [0, 99, 99, 99, 99]
+    assert all(len(text) < 300 for text in texts)
 
 
-def test_a_batch_of_a_backend_is_taken_apart() -> None:
+async def test_a_backend_that_writes_little_but_garbage_is_killed_once_and_told_why() -> None:
+    """FAULTS F10: the calls in flight and the session learn the reason, as with any other end."""
+    wire = Wire()
+    exchange, _ = wire.call()
+    for _ in range(MAX_LINES):
+        wire.relay.receive(b"log line")
+    assert wire.transport.kills == 0
+    wire.relay.receive(b"{}")
+    wire.relay.receive(b"{}")
+    assert wire.transport.kills == 1
+    wire.relay.ended(Exit(signal="SIGKILL", stderr=("last",)))
+    (how,) = wire.upstream.exits
+    assert (how.signal, how.stderr) == ("SIGKILL", ("last",))
+    why = "killed, since it wrote more than 1,000 lines that are no messages in 10 s"
+    assert str(how) == why
+    assert exchange.outcome is not None
+    assert str(exchange.outcome.failure) == f"The backend ended: {why}."
+
+
+async def test_a_batch_of_a_backend_is_taken_apart() -> None:
     """2025-03-26 basic/transports#stdio; FAULTS F11."""
     wire = Wire()
     _, first = wire.call()
@@ -762,7 +786,7 @@ def test_a_hook_that_fails_stops_no_message_and_no_other_hook(
     assert len(caplog.records) == 3
 
 
-def test_what_is_dropped_is_not_shown_to_hooks() -> None:
+async def test_what_is_dropped_is_not_shown_to_hooks() -> None:
     seen: list[str] = []
     wire = Wire(hooks=[lambda message: seen.append(message.kind)])
     wire.says('"id":1,"result":{}')

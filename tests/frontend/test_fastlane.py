@@ -14,7 +14,7 @@ import pytest
 from anyio.abc import SocketStream
 
 from sessionproxy.frontend import Endpoint
-from sessionproxy.http import request as http_request
+from sessionproxy.frontend.bounds import BoundedHttp, Bounds
 from sessionproxy.http.request import Receive, Scope, Send
 from tests.rig.embedded import Embedded, embedded, session, until
 from tests.rig.http import PATIENCE, Client, Json, calling, connect, notification, request
@@ -228,8 +228,8 @@ async def test_a_body_that_does_not_arrive_gets_408_with_a_known_head(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """FAULTS F47."""
-    monkeypatch.setattr(http_request, "BODY_DEADLINE", 0.1)
-    async with session(keepalive=0.1) as (proxy, client), wired(proxy, client) as wire:
+    monkeypatch.setattr(BoundedHttp, "bounds", Bounds(body=0.1, look=0.05))
+    async with session() as (proxy, client), wired(proxy, client) as wire:
         await wire.send(wire.message(call("x" * 1000))[:-500])
         assert (await wire.answer())[0] == 408
 

@@ -293,7 +293,7 @@ async def test_max_age_ends_a_session_whatever_it_does() -> None:
         assert (await client.post(notification("x"))).status_code == 404
 
 
-@pytest.mark.parametrize(("idle", "header"), [(300, "300"), (0.5, "0"), (0, None)])
+@pytest.mark.parametrize(("idle", "header"), [(300, "300"), (0.5, "0.5"), (0, None)])
 async def test_the_idle_limit_is_told_when_a_session_opens(idle: float, header: str | None) -> None:
     """DESIGN 7: a response header on `initialize`."""
     async with embedded(idle=idle) as proxy, http() as pool:

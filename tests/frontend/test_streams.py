@@ -1,38 +1,18 @@
 """DESIGN sections 4 and 5: what an answer comes as, and what survives a lost connection."""
 
-import json
-import socket
-from dataclasses import dataclass, field
-
 import anyio
-import anyio.to_thread
 import pytest
 
-from sessionproxy.core.exchange import Exchange, Forwarded
 from sessionproxy.frontend.stream import Streams
 from sessionproxy.wire import HANDSHAKE_VERSIONS
 from tests.rig.embedded import Embedded, embedded, session, until
-from tests.rig.http import PATIENCE, Client, EndOfStream, Json, calling, connect, request
+from tests.rig.hooks import InFlight
+from tests.rig.http import PATIENCE, Client, EndOfStream, Json, connect
 
 TOKEN = {"progressToken": "t"}
 LIST_CHANGED = {"note": {"method": "notifications/tools/list_changed"}}
 
 pytestmark = pytest.mark.usefixtures("both_ways")
-
-
-@dataclass
-class InFlight:
-    """A hook that keeps the exchanges of calls, so that a test can wait for a lost reader."""
-
-    calls: list[Exchange] = field(default_factory=list[Exchange])
-
-    def __call__(self, message: Forwarded) -> None:
-        if message.to_backend and message.method == "tools/call" and message.exchange is not None:
-            self.calls.append(message.exchange)
-
-    async def lost(self) -> None:
-        """Wait until the proxy has noticed that the last call's client hung up."""
-        await until(lambda: not self.calls[-1].sink.attached)
 
 
 def streams_of(proxy: Embedded) -> Streams:
@@ -353,62 +333,6 @@ async def test_streams_end_with_their_session() -> None:
 
 
 # -- readers that do not keep up -------------------------------------------------------------------
-
-
-class Stalled:
-    """A connection that asks and then does not read. Its receive buffer is small."""
-
-    def __init__(self, port: int, client: Client, method: str, body: Json | None = None) -> None:
-        content = b"" if body is None else json.dumps(body).encode()
-        lines = [f"{method} /mcp HTTP/1.1", f"host: 127.0.0.1:{port}"]
-        lines += [f"{name}: {value}" for name, value in client.headers.items()]
-        lines += [f"content-length: {len(content)}", "", ""]
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.socket.settimeout(PATIENCE)
-        self.socket.connect(("127.0.0.1", port))
-        self.socket.sendall("\r\n".join(lines).encode() + content)
-
-    def __enter__(self) -> "Stalled":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    async def read(self, until: bytes) -> int:
-        """Read on until `until` has come, or the end; return how many bytes that were."""
-
-        def read() -> int:
-            size, tail = 0, b""
-            while until not in tail and (chunk := self.socket.recv(65536)):
-                size += len(chunk)
-                tail = (tail + chunk)[-len(chunk) - len(until) :]
-            return size
-
-        with anyio.fail_after(PATIENCE):
-            return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
-
-
-async def test_a_stalled_get_stream_is_bounded_and_calls_still_answer() -> None:
-    """FAULTS F29, DESIGN 5.3: bounded in memory, and harms nobody else."""
-    async with session() as (proxy, client):
-        with Stalled(proxy.port, client, "GET") as stalled:
-            await until(lambda: streams_of(proxy).listening)
-            await client.do({"then": [{"flood": 20_000_000}, {"log": "the last one"}]})
-            await until(lambda: streams_of(proxy).standalone().dropped > 10_000)
-            assert (await client.do(echo="other"))["echo"] == "other"
-            await stalled.read(b"the last one")
-
-
-async def test_a_stalled_reader_of_a_call_is_bounded_and_other_calls_still_answer() -> None:
-    """FAULTS F30: only that call's buffer fills."""
-    hook = InFlight()
-    async with session(hooks=[hook]) as (proxy, client):
-        flooding = request("tools/call", calling({"flood": 20_000_000}, echo="the end"))
-        with Stalled(proxy.port, client, "POST", flooding) as stalled:
-            await until(lambda: bool(hook.calls) and hook.calls[0].outcome is not None)
-            assert (await client.do(echo="other"))["echo"] == "other"
-            assert await stalled.read(b"the end") < 12_000_000
 
 
 async def test_a_reader_that_keeps_up_gets_all_of_a_flood() -> None:

@@ -21,9 +21,9 @@ import uvicorn
 from sessionproxy.core.exchange import Hook
 from sessionproxy.core.manager import SessionManager
 from sessionproxy.core.state import EndReason
-from sessionproxy.frontend.fastlane import FastLane, Heads
+from sessionproxy.frontend.fastlane import FastLane
 from sessionproxy.http.request import Receive, Scope, Send
-from sessionproxy.serve import ProxyApp, http_app
+from sessionproxy.serve import ProxyApp, heads_of, http_app
 
 from .http import Client, Json, connect
 
@@ -81,6 +81,7 @@ async def embedded(
     hooks: Sequence[Hook] = (),
     local: bool = True,
     around: Callable[[Application], Application] = bare,
+    listening: socket.socket | None = None,
     **settings: object,
 ) -> AsyncGenerator[Embedded]:
     """Serve `command`. On exit no process and no directory of a session may be left.
@@ -89,7 +90,7 @@ async def embedded(
     the machine's own. `tests.backends.test_rungs` is about the others.
 
     `around`: middleware. Without it, it is served as the command line does it, the short way
-    included.
+    included. `listening`: the socket to serve on; it is closed on exit.
     """
     with tempfile.TemporaryDirectory(prefix="sp-") as state:
         state_dir = Path(state) / "s"
@@ -98,7 +99,12 @@ async def embedded(
         failed: Exception | None = None
         async with app.lifespan():
             protocol = _short_way(app) if SHORT_WAY and around is bare else None
-            serving = served(around(app), protocol=protocol, before_end=lambda: _end_all(app))
+            serving = served(
+                around(app),
+                protocol=protocol,
+                listening=listening,
+                before_end=lambda: _end_all(app),
+            )
             async with serving as base:
                 try:
                     yield Embedded(app, f"{base}/mcp", state_dir)
@@ -113,10 +119,7 @@ async def embedded(
 
 
 def _short_way(app: ProxyApp) -> type[asyncio.Protocol]:
-    settings = app.settings
-    return FastLane.with_heads(
-        Heads(app.running.endpoint, keepalive=settings.keepalive, max_body=settings.max_body)
-    )
+    return FastLane.with_heads(heads_of(app))
 
 
 def _end_all(app: ProxyApp) -> None:
@@ -130,13 +133,15 @@ async def served(
     *,
     lifespan: bool = False,
     protocol: type[asyncio.Protocol] | None = None,
+    listening: socket.socket | None = None,
     before_end: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[str]:
     """Serve an ASGI application on a free port; yield its URL. `before_end` lets its streams go.
 
-    `lifespan`: its lifespan is run too. `protocol`: instead of uvicorn's own.
+    `lifespan`: its lifespan is run too. `protocol`: instead of uvicorn's own. `listening`: instead
+    of a socket on loopback; it is closed on exit.
     """
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+    with listening or socket.create_server(("127.0.0.1", 0)) as sock:
         config = uvicorn.Config(
             app,
             lifespan="on" if lifespan else "off",
@@ -150,7 +155,8 @@ async def served(
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[sock])
         try:
-            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+            host, port = sock.getsockname()[:2]
+            yield f"http://{host}:{port}"
         finally:
             before_end()
             with anyio.CancelScope(shield=True):
@@ -173,7 +179,7 @@ async def session(
     command: Sequence[str] = SCRIPTED, *, hooks: Sequence[Hook] = (), **settings: object
 ) -> AsyncGenerator[tuple[Embedded, Client]]:
     """A proxy with one session."""
-    running = embedded(command, hooks=hooks, local=True, around=bare, **settings)
+    running = embedded(command, hooks=hooks, local=True, around=bare, listening=None, **settings)
     async with running as proxy, connect(proxy.url) as client:
         yield proxy, client
 

@@ -5,7 +5,7 @@ Neighbours: `tests.rig.scripted` takes the steps that `Client.do` sends.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -47,6 +47,8 @@ class Incoming:
         self.events: list[Event] = []
         """Those read so far, also the empty ones."""
         self.comments = 0
+        self.heard: Callable[[Json], None] = lambda message: None
+        """Called for every message that is read."""
         self._chunks = response.aiter_bytes()
         self._buffer = b""
 
@@ -89,10 +91,13 @@ class Incoming:
         """Return the next message. Raises: EndOfStream."""
         if not self.is_stream:
             with anyio.fail_after(PATIENCE):
-                return json.loads(await self.response.aread())
-        while not (event := await self.event()).data:
-            pass
-        return event.message
+                message = json.loads(await self.response.aread())
+        else:
+            while not (event := await self.event()).data:
+                pass
+            message = event.message
+        self.heard(message)
+        return message
 
     async def until(self, method: str) -> Json:
         """Return the next message with this method, passing over others."""

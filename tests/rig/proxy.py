@@ -70,14 +70,17 @@ async def proxy(
     *options: str,
     env: dict[str, str] | None = None,
     state_dir: Path | None = None,
+    prefix: Sequence[str] = (),
 ) -> AsyncGenerator[Proxy]:
     """Run a proxy on a free port with a state directory of its own, in front of `command`.
+
+    `prefix`: what executes it; its pid must stay the same.
 
     On exit it gets SIGTERM twice, so that nothing is waited for, and must be gone in 15 s.
     """
     with tempfile.TemporaryDirectory(prefix="sp-") as directory:
         state = state_dir or Path(directory) / "s"
-        process = start(command, "--state-dir", str(state), *options, env=env)
+        process = start(command, "--state-dir", str(state), *options, env=env, prefix=prefix)
         try:
             banner: list[str] = []
             with anyio.fail_after(20):
@@ -97,10 +100,13 @@ async def proxy(
 
 
 def start(
-    command: Sequence[str], *options: str, env: dict[str, str] | None = None
+    command: Sequence[str],
+    *options: str,
+    env: dict[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> "subprocess.Popen[str]":
     """Start `sessionproxy run` on a free port, unless `options` say another."""
-    argv = [PYTHON, "-m", "sessionproxy", "run", "--port", "0", *options]
+    argv = [*prefix, PYTHON, "-m", "sessionproxy", "run", "--port", "0", *options]
     if command:
         argv += ["--", *command]
     return subprocess.Popen(

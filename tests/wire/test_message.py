@@ -1,4 +1,5 @@
 import json as stdlib_json
+import tracemalloc
 
 import msgspec
 import pytest
@@ -309,6 +310,19 @@ def test_a_batch_that_is_empty_nested_or_too_long_is_invalid(body: bytes) -> Non
     """JSON-RPC 2.0, section 6; the bound is ours."""
     with pytest.raises(InvalidMessage):
         wire.split_batch(body)
+
+
+def test_a_batch_without_end_is_not_taken_apart() -> None:
+    """FAULTS F11: sixteen megabytes of `[1,1,...` would be a gigabyte of objects."""
+    body = b"[" + b"1," * 200_000 + b"1]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidMessage):
+            wire.split_batch(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(body)
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[1,]", b"[", b"", b"[" * 100_000 + b"]" * 100_000])

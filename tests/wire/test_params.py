@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessionproxy import wire
+from sessionproxy.errors import InvalidMessage
 from sessionproxy.wire.params import carries_progress_token, with_progress_token
 
 ESCAPED = b'{"_meta":{"\\u0070rogress\\u0054oken":7},"x":1}'
@@ -165,6 +166,26 @@ def test_an_object_nested_as_deep_as_can_be_decoded_does_no_harm_in_a_deeper_fra
     for depth in range(900, 1000):
         params = b'{"progressToken":1,"progress":1,"a":' + b"[" * depth + b"]" * depth + b"}"
         assert deeper(50, params) is not None
+
+
+def test_a_token_that_cannot_be_found_in_a_deeper_frame_is_not_passed_on() -> None:
+    """FAULTS F34: it would be taken for one of ours when the backend reports progress."""
+
+    def deeper(frames: int, params: bytes) -> bool:
+        if frames:
+            return deeper(frames - 1, params)
+        try:
+            found = with_progress_token(params, b"42")
+        except InvalidMessage:
+            return False
+        assert found is not None
+        return True
+
+    found: set[bool] = set()
+    for depth in range(1, 1000, 25):
+        params = b'{"_meta":{"progressToken":1},"a":' + b"[" * depth + b"]" * depth + b"}"
+        found.add(deeper(500, params))
+    assert True in found
 
 
 JSON = st.recursive(

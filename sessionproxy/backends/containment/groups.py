@@ -55,7 +55,10 @@ class GroupTree:
         self._known: frozenset[Process] = frozenset()
 
     async def remember(self) -> None:
-        self._update(await self._table.look())
+        try:
+            self._update(await self._table.look())
+        except OSError as error:  # what is known can be ended all the same
+            logger.warning("cannot look for a backend's processes: %s", error.strerror)
 
     def _update(self, snapshot: Snapshot) -> None:
         found = snapshot.tree(leader=self._leader.pid, mark=self._mark, known=self._known)

@@ -3,7 +3,7 @@
 Run as `python -I -S guardian.py SOCKET INSTANCE`: the number of a stream socket to the proxy, which
 is our parent, and the directory that holds the backends' private ones. The standard library alone,
 since there is one beside each proxy. It ends with the proxy, however that ends: then it kills every
-backend and removes the directory.
+backend and removes the directory, and the control groups that the records in it tell of.
 
 Messages are JSON objects, one a line. From the proxy:
 
@@ -242,6 +242,24 @@ def descendants_of(ancestors: set[int]) -> set[int]:
     return found
 
 
+def groups_in(instance: str) -> list[str]:
+    """Return the control groups of the backends that are on record (`backends.statedir`)."""
+    found: list[str | None] = []
+    with suppress(OSError):  # the proxy has ended in good order, and removed it
+        for name in os.listdir(instance):
+            if name.endswith(".json"):
+                with suppress(OSError, ValueError), open(os.path.join(instance, name)) as file:
+                    found.append(json.load(file).get("cgroup"))
+    return [group for group in found if group]
+
+
+def remove_group(group: str) -> None:
+    """Remove a control group in which nothing lives, and what a backend made in it."""
+    for below, _, _ in os.walk(group, topdown=False):
+        with suppress(OSError):
+            os.rmdir(below)
+
+
 def main() -> None:
     proxy = socket.socket(fileno=int(sys.argv[1]))
     parent = os.getppid()
@@ -250,6 +268,8 @@ def main() -> None:
     guardian = Guardian(proxy)
     guardian.serve(parent)
     guardian.end_all()
+    for group in groups_in(sys.argv[2]):
+        remove_group(group)
     import shutil
 
     shutil.rmtree(sys.argv[2], ignore_errors=True)
