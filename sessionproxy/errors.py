@@ -5,7 +5,7 @@ only in `frontend.problems`; counted under `reason`. Imports nothing of ours.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ProxyError(Exception):
@@ -13,6 +13,13 @@ class ProxyError(Exception):
 
     reason: ClassVar[str]
     """Metric label, log field and `kind` of a fault, lower_snake. Part of the public surface."""
+
+    def fresh(self) -> Self:
+        """Return the same failure, never raised: one that is kept, and raised for everybody who
+        asks, would keep all their frames alive in its traceback."""
+        copy = type(self).__new__(type(self), *self.args)
+        copy.__dict__.update(self.__dict__)
+        return copy
 
 
 class FrontendError(ProxyError):

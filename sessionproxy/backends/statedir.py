@@ -242,5 +242,6 @@ def _records(instance: Path) -> Iterator[Record]:
             yield Record(
                 directory, facts["pid"], facts["started"], str(facts["boot"]), facts.get("cgroup")
             )
-        except (OSError, ValueError, KeyError, TypeError):
-            logger.warning("%s is no record; its backend, if any, is not known", path.name)
+        except (OSError, ValueError, KeyError, TypeError):  # torn: its name still tells whose it is
+            logger.warning("%s is no record; what runs in its directory is ended", path.name)
+            yield Record(path.with_suffix(""), None, None, "")

