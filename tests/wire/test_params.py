@@ -1,3 +1,5 @@
+import tracemalloc
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 
 from sessionproxy import wire
 from sessionproxy.errors import InvalidMessage
-from sessionproxy.wire.params import carries_progress_token, with_progress_token
+from sessionproxy.wire.params import LARGE, carries_progress_token, with_progress_token
 
 ESCAPED = b'{"_meta":{"\\u0070rogress\\u0054oken":7},"x":1}'
 
@@ -225,3 +227,72 @@ def test_a_token_is_all_that_changes(value: dict[str, object], token: str | int)
     expected = {**value, "_meta": {"progressToken": 42, "kept": [1, None]}}
     assert json(found[0]) == json(msgspec.json.encode(expected))
     assert json(found[1]) == json(msgspec.json.encode(token))
+
+
+# -- large ones ------------------------------------------------------------------------------------
+
+FILLER = b"x" * LARGE
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        b'{"_meta":{"progressToken":7},"x":"%b"}',
+        b'{"x":"%b","_meta":{"progressToken":7}}',
+        b'{"x":"%b", "_meta" : { "progressToken" : 7 , "other":[1]} , "y":{}}',
+        b'{"_meta":{"progressToken":7},"x":"%b","y":{"_meta":{"progressToken":7}}}',
+        b'{"y":{"_meta":{"progressToken":7}},"x":"%b","_meta":{"progressToken":7}}',
+        b'{"\\u005fmeta":{"progressToken":7},"x":"%b","task":{}}',
+    ],
+)
+def test_in_large_params_the_token_is_replaced_and_nothing_else(params: bytes) -> None:
+    """DESIGN 5.4; FAULTS I8: without taking them apart."""
+    params %= FILLER
+    found = with_progress_token(params, b"42")
+    assert found is not None
+    new, old, is_task = found
+    assert old == b"7"
+    assert is_task == (b"task" in params)
+    expected = msgspec.json.decode(params)
+    expected["_meta"]["progressToken"] = 42
+    assert json(new) == expected
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        b'{"x":"%b"}',
+        b'{"x":"%b","_meta":{}}',
+        b'{"x":"%b","y":{"_meta":{"progressToken":7}}}',
+        b'["%b"]',
+    ],
+)
+def test_large_params_without_a_token_are_left_alone(params: bytes) -> None:
+    assert with_progress_token(params % FILLER, b"42") is None
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        b'{"a":{"progressToken":7},"_meta":{"progressToken":7},"b":{"progressToken":7},"x":"%b"}',
+        b'{"_meta":{"progressToken":7,"x":"%b"}}',
+    ],
+)
+def test_large_params_whose_token_cannot_be_replaced_are_refused(params: bytes) -> None:
+    """DESIGN 5.11: the client's own token must not reach the backend."""
+    with pytest.raises(InvalidMessage):
+        with_progress_token(params % FILLER, b"42")
+
+
+def test_a_million_members_are_not_taken_apart() -> None:
+    """FAULTS I8: reading them would hold up everybody; counted in what is allocated."""
+    members_ = b",".join(b'"k%07d":1' % number for number in range(200_000))
+    params = b'{%b,"_meta":{"progressToken":7}}' % members_
+    tracemalloc.start()
+    try:
+        found = with_progress_token(params, b"42")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found is not None
+    assert peak < 5 * len(params)
