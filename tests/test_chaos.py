@@ -1,4 +1,4 @@
-"""FAULTS, method (b) and (c): `scripts/chaos` in its short form; an hour of it is a run of its own."""
+"""FAULTS, method (b) and (c): `scripts/chaos` in its short form; an hour is for its own runs."""
 
 import json
 import subprocess

@@ -313,9 +313,8 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         finally:
             if isinstance(start.failure, BackendStartFailed | Shortage):
                 logger.warning("session %s did not start: %s", session.label, start.failure)
-            if isinstance(
-                start.failure, BackendStartFailed
-            ):  # a shortage is no fault of the route's
+            # A shortage is no fault of the route's.
+            if isinstance(start.failure, BackendStartFailed):
                 self.circuit.failed(anyio.current_time())
             self._file(session)
 

@@ -185,12 +185,13 @@ def test_an_instance_that_lives_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "record", ["", "{", "[]", "null", "{}", '{"dir": "0"}', '"x"', '{"dir":"0","pid":1}']
 )
-def test_a_torn_record_is_skipped_and_removed_with_the_rest(tmp_path: Path, record: str) -> None:
-    """It may have been killed while it wrote."""
+def test_a_torn_record_tells_by_its_name_whose_directory_it_is(tmp_path: Path, record: str) -> None:
+    """It may have been killed while it wrote, or its disk was full; its backend may run."""
     whole = {"dir": "1", "pid": None, "started": None, "boot": ""}
     instance = abandoned(tmp_path / "s", record, whole)
     with opened(tmp_path / "s") as state:
-        assert [found.directory.name for found in swept(state)] == ["1"]
+        found = sorted(swept(state), key=lambda record: record.directory)
+    assert found == [Record(instance / name, None, None, "") for name in ("0", "1")]
     assert not instance.exists()
 
 

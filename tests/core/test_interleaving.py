@@ -229,32 +229,31 @@ class Conversation:
         key, nonce = self._one_of(IDS), self._nonce()
         if key not in self.asking:
             self.asking[key] = nonce
-        params = '{"nonce":"%s"}' % nonce
-        self._say('"id":%s,"method":"roots/list","params":%s' % (key.decode(), params))
+        params = b'{"nonce":"%b"}' % nonce.encode()
+        self._say(b'"id":%b,"method":"roots/list","params":%b' % (key, params))
 
     def takes_back(self) -> None:
         if self.asking:
             key = self._one_of([*self.asking])
             del self.asking[key]
-            params = '{"requestId":%s}' % key.decode()
-            self._say('"method":"notifications/cancelled","params":%s' % params)
+            self._say(b'"method":"notifications/cancelled","params":{"requestId":%b}' % key)
 
     def logs(self) -> None:
-        params = '{"level":"info","nonce":"%s"}' % self._nonce()
-        self._say('"method":"notifications/message","params":%s' % params)
+        params = b'{"level":"info","nonce":"%b"}' % self._nonce().encode()
+        self._say(b'"method":"notifications/message","params":%b' % params)
 
     def _answer(self, key: bytes, nonce: str, *, error: bool = False) -> None:
-        kind = "error" if error else "result"
-        body = '{"code":1,"message":"m","nonce":"%s"}' % nonce
-        self._say('"id":%s,"%s":%s' % (key.decode(), kind, body))
+        kind = b"error" if error else b"result"
+        body = b'{"code":1,"message":"m","nonce":"%b"}' % nonce.encode()
+        self._say(b'"id":%b,"%b":%b' % (key, kind, body))
 
     def _progress(self, token: object, nonce: str) -> None:
         params = {"progressToken": token, "progress": 1, "nonce": nonce}
-        text = msgspec.json.encode(params).decode()
-        self._say('"method":"notifications/progress","params":%s' % text)
+        encoded = msgspec.json.encode(params)
+        self._say(b'"method":"notifications/progress","params":%b' % encoded)
 
-    def _say(self, message: str) -> None:
-        self.relay.receive(b'{"jsonrpc":"2.0",%b}' % message.encode())
+    def _say(self, message: bytes) -> None:
+        self.relay.receive(b'{"jsonrpc":"2.0",%b}' % message)
 
     # -- both --------------------------------------------------------------------------------------
 

@@ -7,10 +7,10 @@ of Hypothesis, can take one after the other: each returns once every task waits.
 
 import gc
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import anyio
 import outcome
@@ -416,6 +416,10 @@ class World:
 
     def do(self, step: Callable[[], object]) -> None:
         self._loop.do(step)
+
+    def start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        """Have a task go on beside the steps."""
+        self._loop.do(lambda: self._tasks.start_soon(task, *args))
 
     def reply(self, call: Call, outcome: Outcome) -> None:
         """Let the backend answer, also one that comes too late."""

@@ -11,6 +11,12 @@ FAILURES: Final = "tests/frontend/test_failures.py"
 CLIENTS: Final = "tests/faults/test_clients.py"
 RUNGS: Final = "tests/backends/test_rungs.py"
 NETWORK: Final = "tests/faults/test_network.py"
+BOUNDS: Final = "tests/faults/test_http_bounds.py"
+RESOURCES: Final = "tests/faults/test_resources.py"
+TIME: Final = "tests/faults/test_time.py"
+SHUTDOWN: Final = "tests/faults/test_shutdown.py"
+PAUSES: Final = "tests/core/test_pauses.py"
+SERVE: Final = "tests/test_serve.py"
 ENDPOINT: Final = "tests/frontend/test_endpoint.py"
 LIFE: Final = "tests/frontend/test_life.py"
 RELAYING: Final = "tests/frontend/test_relaying.py"
@@ -98,11 +104,69 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
         f"{RUNGS}::test_a_deleted_session_leaves_no_process",
         f"{RUNGS}::test_a_stray_is_killed_and_counted_when_no_backend_is_left",
     ),
-    "F21": ("tests/clients/test_endings.py::test_PLACEHOLDER",),
+    "F21": (
+        "tests/clients/test_endings.py::test_nothing_is_left_however_a_session_ends",
+        "tests/clients/test_sandbox.py::"
+        "test_an_ordinary_users_browser_has_its_sandbox_and_ends_with_its_starter",
+    ),
     "F22": (f"{RUNGS}::test_no_foreign_process_is_signalled_after_its_pid_was_reused",),
     "F24": (
         f"{RUNGS}::test_a_killed_proxy_takes_all_along",
         f"{RUNGS}::test_a_restart_sweeps_what_a_killed_proxy_and_guardian_left",
+        f"{SHUTDOWN}::test_a_restart_sweeps_what_the_journal_tells_of",
+    ),
+    # -- limits, clocks and endings ---------------------------------------------------------------
+    "F23": (
+        f"{SHUTDOWN}::test_a_drain_lets_what_runs_finish_and_takes_nothing_new",
+        f"{SHUTDOWN}::test_a_second_signal_cuts_short_what_is_in_flight",
+        f"{SHUTDOWN}::test_a_second_signal_cuts_short_the_stopping_of_backends",
+        f"{SHUTDOWN}::test_a_second_signal_cuts_short_the_stopping_of_warm_spares",
+        f"{SERVE}::test_after_the_drain_limit_what_is_in_flight_is_ended",
+    ),
+    "F25": (f"{SHUTDOWN}::test_an_id_from_before_a_restart_is_unknown",),
+    "F38": (
+        f"{RESOURCES}::test_a_storm_is_admitted_as_far_as_the_queue_goes",
+        f"{RESOURCES}::test_who_finds_the_queue_full_is_refused_at_once",
+        f"{RESOURCES}::test_an_owner_at_its_limit_is_refused_before_the_queue_is_full",
+    ),
+    "F40": (
+        f"{RESOURCES}::test_without_descriptors_new_sessions_get_503_and_it_recovers_by_itself",
+        f"{RESOURCES}::test_without_descriptors_connections_are_closed_and_it_goes_on",
+        f"{RESOURCES}::test_without_descriptors_a_backend_that_does_not_want_to_end_is_killed",
+        f"{RESOURCES}::test_on_a_full_disk_new_sessions_get_503_and_it_recovers_by_itself",
+        f"{RESOURCES}::test_a_full_disk_does_not_keep_a_backend_from_ending",
+        f"{RESOURCES}::test_what_the_machine_lacks_is_no_fault_of_the_backends",
+        f"{RESOURCES}::test_without_a_thread_what_it_would_do_is_done_all_the_same",
+        f"{RESOURCES}::test_a_look_that_fails_fails_for_all_who_wait_for_it",
+    ),
+    "F41": (f"{TIME}::test_a_wall_clock_that_is_set_changes_nothing",),
+    "F42": (
+        f"{TIME}::test_after_a_pause_no_session_is_reaped_and_no_call_has_timed_out",
+        f"{PAUSES}::test_no_backend_is_idle_because_nothing_ran",
+        f"{PAUSES}::test_no_client_has_left_for_good_because_nothing_ran",
+        f"{PAUSES}::test_no_sleeper_and_no_elder_ends_because_nothing_ran",
+    ),
+    "F43": (
+        f"{TIME}::test_an_event_loop_that_stands_still_is_told_and_times_nobody_out",
+        f"{PAUSES}::test_no_backend_is_silent_because_nothing_ran",
+        f"{PAUSES}::test_no_start_is_given_up_because_nothing_ran",
+        f"{PAUSES}::test_nobody_leaves_the_queue_because_nothing_ran",
+    ),
+    "F45": (
+        "tests/core/test_same_tick.py::"
+        "test_a_request_in_the_tick_of_the_idle_limit_is_served_or_told_never_both_or_neither",
+        "tests/core/test_same_tick.py::"
+        "test_a_crash_or_a_delete_in_the_same_tick_changes_nothing_of_that",
+    ),
+    "F47": (
+        f"{BOUNDS}::test_a_head_that_does_not_end_gets_408",
+        f"{BOUNDS}::test_a_head_that_comes_in_drips_has_no_more_time",
+        f"{BOUNDS}::test_a_connection_that_says_nothing_is_closed",
+        f"{BOUNDS}::test_a_body_that_does_not_end_gets_408",
+        f"{BOUNDS}::test_a_body_that_goes_on_after_its_answer_is_cut_off",
+        f"{BOUNDS}::test_a_head_without_measure_gets_431",
+        f"{BOUNDS}::test_connections_above_the_limit_get_503",
+        f"{BOUNDS}::test_a_crowd_of_idle_connections_does_not_keep_backends_from_starting",
     ),
     # -- clients and the network ------------------------------------------------------------------
     "F26": (
@@ -194,6 +258,7 @@ LATER: Final[dict[str, str]] = {
     "F25": "`persist_sessions`: an id that outlives a restart of the proxy wakes",
     "F27": "the modern era: a lost connection is a cancel",
     "F35": "the modern era: a static answer to roots/list, capabilities, parked exchanges",
+    "F41": "tokens and requestState, which obey the wall clock: authentication, the modern era",
     "F44": "DELETE by another principal than the one owner there is: authentication",
     "F49": "reloading the configuration with running sessions",
 }

@@ -86,11 +86,12 @@ async def drip(stream: SocketStream, data: bytes) -> None:
 
 async def answered_while(stream: SocketStream, data: bytes) -> bytes:
     """Return all that comes while `data` drips in."""
+    received: list[bytes] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(drip, stream, data)
-        received = await rest(stream)
+        received.append(await rest(stream))
         tasks.cancel_scope.cancel()
-    return received
+    return received[0]
 
 
 async def served(stream: SocketStream, what: bytes = GET + b"\r\n") -> bytes:
@@ -197,9 +198,9 @@ async def test_a_head_without_measure_gets_431(head: str, monkeypatch: pytest.Mo
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(send)
-            received = await rest(stream)
-        assert received.startswith(b"HTTP/1.1 431 ")
-        assert received.count(b"HTTP/1.1") == 1
+            received = (await rest(stream)).split(b"\r\n")
+            assert received[0].startswith(b"HTTP/1.1 431 ")
+            assert len([line for line in received if line.startswith(b"HTTP/1.1")]) == 1
 
 
 async def test_a_head_below_the_limit_is_served() -> None:
@@ -223,9 +224,8 @@ async def test_a_large_head_behind_a_call_waits_for_nobody(monkeypatch: pytest.M
             await stream.send(ping(alice) + GET + b"x: ")
             (session,) = watch.proxy.manager.registry.awake()
             await until(lambda: session.leases == 1)
-            with pytest.raises(anyio.BrokenResourceError):
-                while True:
-                    await stream.send(b"y" * 64 * KIB)
+            await stream.send(b"y" * 64 * KIB)
+            await until_cut_off(stream)
         assert session.leases == 1
         await alice.do({"release": "go"})
         await until(lambda: session.leases == 0)
@@ -272,7 +272,7 @@ async def test_a_chunked_body_that_does_not_end_gets_408(monkeypatch: pytest.Mon
 async def test_a_body_that_goes_on_after_its_answer_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """FAULTS F47: an answer does not wait for the body where the head decides; the body ends too."""
+    """FAULTS F47: where the head decides, an answer does not wait for the body, which ends too."""
     bounded(monkeypatch, SHORT)
     async with watched() as watch, connected(watch.proxy.port) as stream:
         head = b"POST /nowhere HTTP/1.1\r\n" + HOST + b"content-length: 100000\r\n\r\n"
@@ -300,10 +300,18 @@ async def test_a_refused_client_is_not_listened_to_for_ever(
     bounded(monkeypatch, SHORT)
     async with watched() as watch, connected(watch.proxy.port) as stream:
         await stream.send(GET)
-        with anyio.fail_after(PATIENCE), pytest.raises(anyio.BrokenResourceError):
+        await until_cut_off(stream)
+
+
+async def until_cut_off(stream: SocketStream) -> None:
+    """Go on sending until the other end takes no more."""
+    with anyio.fail_after(PATIENCE):
+        try:
             while True:
-                await stream.send(b"y")
+                await stream.send(b"y" * 64)
                 await anyio.sleep(0.01)
+        except anyio.BrokenResourceError:
+            pass
 
 
 # -- connections without number --------------------------------------------------------------------

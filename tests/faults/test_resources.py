@@ -239,18 +239,17 @@ async def test_without_descriptors_a_backend_that_does_not_want_to_end_is_killed
         await alice.do({"spawn": []}, {"spawn": ["session"]})
         with no_descriptors(watch):
             await alice.delete()
-            await backends(watch, 1, seconds=5 * 6)
+            await until_backends(watch, alice, 1)
 
 
-async def backends(watch: Watch[Proxy], count: int, *, seconds: float) -> None:
-    """Wait until so many run."""
-    async with http() as pool:
-        with anyio.fail_after(seconds):
-            while True:
-                page = (await pool.get(f"{watch.proxy.base}/readyz")).json()
-                if page["backends"] == count:
-                    return
-                await anyio.sleep(0.05)
+async def until_backends(watch: Watch[Proxy], client: Recorded, count: int) -> None:
+    """Wait until so many run, as the proxy says on a connection that is open."""
+    with anyio.fail_after(5 * 6):
+        while True:
+            page = (await client.http.get(f"{watch.proxy.base}/readyz")).json()
+            if page["backends"] == count:
+                return
+            await anyio.sleep(0.05)
 
 
 @pytest.mark.parametrize("left", [0, 1, descriptors.RESERVE])

@@ -28,7 +28,7 @@ STUBBORN: Final = scripted(
 
 async def until_draining(watch: Watch[Proxy], pool: httpx2.AsyncClient) -> None:
     with anyio.fail_after(PATIENCE):
-        while (await pool.get(f"{watch.proxy.base}/readyz")).status_code != 503:
+        while (await pool.get(f"{watch.proxy.base}/readyz")).status_code != 503:  # noqa: ASYNC110 - another process
             await anyio.sleep(0.01)
 
 
