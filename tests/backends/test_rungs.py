@@ -580,7 +580,7 @@ async def test_a_guardian_that_does_not_answer_is_replaced(
         finally:
             if guardian.is_running():
                 guardian.resume()
-        await until(lambda: not lives(guardian.pid))
+        await until(lambda: not psutil.pid_exists(guardian.pid))  # reaped
         monkeypatch.setattr(guarded, "START_PATIENCE", 20)
         await until(lambda: one.processes() == [])
         with anyio.fail_after(10):

@@ -36,6 +36,9 @@ START_PATIENCE: Final = 20.0
 END_PATIENCE: Final = 15.0
 """Seconds a guardian has to end once the proxy let go of it."""
 
+POLL: Final = 0.005
+"""Seconds between two looks whether a guardian has died."""
+
 LOST: Final = Ending(detail="the guardian of its processes was killed")
 
 
@@ -183,13 +186,18 @@ class _Guardian:
         if self.is_gone:
             return
         self._close()
-        self._process.poll()
-        logger.error("the guardian is gone (status %s)", self._process.returncode)
+        self._start_soon(self._bury)
         for start in self._starts.values():
             start.error = OSError(0, "the guardian is gone")
             start.done.set()
         for leader in tuple(self._leaders.values()):
             leader.end(LOST)
+
+    async def _bury(self) -> None:
+        """Reap it, once it has died: its socket closes a moment before."""
+        while self._process.poll() is None:  # noqa: ASYNC110 - a process has no event here
+            await anyio.sleep(POLL)
+        logger.error("the guardian is gone (status %d)", self._process.returncode)
 
     def _close(self) -> None:
         self.is_gone = True
@@ -238,7 +246,7 @@ class _Guardian:
         self._close()
         with anyio.move_on_after(END_PATIENCE, shield=True) as scope:
             while self._process.poll() is None:  # noqa: ASYNC110 - a process has no event here
-                await anyio.sleep(0.005)
+                await anyio.sleep(POLL)
         if scope.cancelled_caught:
             logger.error("the guardian did not end within %g s", END_PATIENCE)
             self._process.kill()
