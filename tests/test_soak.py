@@ -1,4 +1,4 @@
-"""FAULTS, figures: `scripts/soak` in its short form; five thousand sessions are for its own runs."""
+"""FAULTS, figures: `scripts/soak` in its short form. Thousands of sessions are for its own runs."""
 
 import subprocess
 import sys

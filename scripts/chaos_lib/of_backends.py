@@ -5,6 +5,7 @@ import signal
 
 import anyio
 
+from sessionproxy.backends.stdio import MUTE_GRACE
 from tests.rig.http import Json
 
 from .arena import Arena
@@ -18,7 +19,9 @@ BIG: int = 3 << 20
 """Bytes of a line that is too long, and of a flood."""
 
 
-async def _dies(arena: Arena, victim: Caller, *steps: Json, **found: object) -> None:
+async def _dies(
+    arena: Arena, victim: Caller, *steps: Json, within: float = DEAD, **found: object
+) -> None:
     """A call must be told what it died of, and the next one that its state is lost."""
     nonce = await victim.serves()
     answer = await victim.call(*steps)
@@ -26,7 +29,7 @@ async def _dies(arena: Arena, victim: Caller, *steps: Json, **found: object) -> 
     expect(fault.get("kind") == "backend_gone", f"expected the end of its backend, got {answer}")
     expect(fault.get("outcome") == "unknown", f"told the wrong outcome: {answer}")
     expect(found.items() <= fault.items(), f"expected {found} of it, got {answer}")
-    in_time(arena, answer, DEAD + sum(step.get("sleep", 0) for step in steps), "its death")
+    in_time(arena, answer, within, "its death")
     await victim.is_told(nonce)
 
 
@@ -209,7 +212,8 @@ async def asks_and_takes_it_back(arena: Arena, victim: Caller) -> None:
 
 @shared
 async def closes_its_stdout(arena: Arena, victim: Caller) -> None:
-    await _dies(arena, victim, {"close": "stdout"})
+    """It gets a moment to exit, so that its status is known."""
+    await _dies(arena, victim, {"close": "stdout"}, within=DEAD + MUTE_GRACE)
 
 
 @shared

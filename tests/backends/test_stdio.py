@@ -181,7 +181,7 @@ def state(tmp_path: Path) -> StateDir:
 
 async def test_a_spawn_that_fails_leaves_no_directory(state: StateDir) -> None:
     """FAULTS F01."""
-    with pytest.raises(BackendStartFailed, match="could not be started: .*/nowhere: No such file"):
+    with pytest.raises(BackendStartFailed, match=r"could not be started: .*/nowhere: No such file"):
         await launcher(state, "/bin/sh", cwd="{session.dir}/nowhere").spawn()
     assert [path.name for path in state.root.glob("run/*/*")] == ["lock"]
     state.close()

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from sessionproxy.core.circuit import FAILURES
@@ -50,7 +51,7 @@ DELAYS = (0.25, PERIOD, 1.0, LINGER, IDLE, QUEUE_TIMEOUT, TTL + SLEEPERS_EVERY *
 SETTLED_BY_TIME = 2 * (QUEUE_TIMEOUT + START_TIMEOUT) + CALL_TIMEOUT
 """Seconds after which nobody may be waiting any more."""
 
-CROWD = 6
+CROWD = 4
 """Sessions that are open at once, so that something happens to each."""
 
 plans = st.builds(
@@ -149,13 +150,14 @@ class Sessions(RuleBasedStateMachine):
         self.model: dict[int, Known] = {}
         self.calls: dict[int, Call] = {}
         self.steps = 0
+        self.live_before = 0
+        """How many sessions there were before the clock did anything."""
         self.draining = False
         self.launched_before_drain = 0
         self.starting_at_drain: set[str] = set()
         for owner in OWNERS:
-            self._init(owner, Plan())
             self._init(owner, Plan(stop_takes=0.0))
-            self._crash(self.model[len(self.model) - 1], Exit(code=7))
+        self._crash(self.model[0], Exit(code=7))
 
     # -- what rules choose from --------------------------------------------------------------------
 
@@ -209,9 +211,13 @@ class Sessions(RuleBasedStateMachine):
         self.world.do(known.opening.scope.cancel)
 
     @precondition(lambda self: self.live())
-    @rule(session=one_of("live"), client_id=client_ids)
-    def call(self, session: int, client_id: bytes) -> None:
-        self._call(self.model[session], Plan(), Call(client_id=client_id))
+    @rule(session=one_of("live"), client_id=client_ids, answered=st.booleans())
+    def call(self, session: int, client_id: bytes, answered: bool) -> None:
+        """`answered`: at once, if it can be."""
+        call = Call(client_id=client_id)
+        self._call(self.model[session], Plan(), call)
+        if answered and call.pending:
+            self._answer(call, Outcome(result=b"{}"))
 
     @precondition(lambda self: self.live())
     @rule(session=one_of("live"), plan=plans, count=st.integers(1, SILENT_CALLS + 1))
@@ -273,10 +279,13 @@ class Sessions(RuleBasedStateMachine):
     @rule(call=one_of("unanswered"), good=st.booleans())
     def answer(self, call: int, good: bool) -> None:
         """Also too late: then it changes nothing."""
-        if self.calls[call].pending:
-            _must([self.calls[call]], "result" if good else "error")
         outcome = Outcome(result=b"{}") if good else Outcome(error=b"{}")
-        self.world.reply(self.calls[call], outcome)
+        self._answer(self.calls[call], outcome)
+
+    def _answer(self, call: Call, outcome: Outcome) -> None:
+        if call.pending:
+            _must([call], "result" if outcome.result is not None else "error")
+        self.world.reply(call, outcome)
 
     @precondition(lambda self: self.live())
     @rule(session=one_of("live"), how=st.sampled_from((Exit(code=7), Exit(signal="SIGKILL"))))
@@ -296,8 +305,8 @@ class Sessions(RuleBasedStateMachine):
     def tick(self, seconds: float) -> None:
         self.world.tick(seconds)
 
-    @precondition(lambda self: self.steps > 15 and not self.draining)
-    @rule(patience=st.sampled_from((0.0, 2.0)), hurried=st.booleans())
+    @precondition(lambda self: self.steps > 10 and not self.draining)
+    @rule(patience=st.sampled_from((2.0, 2.0, 0.0)), hurried=st.sampled_from((False, False, True)))
     def drain(self, patience: float, hurried: bool) -> None:
         self.draining = True
         starting = (k for k in self.model.values() if k.state is SessionState.STARTING)
@@ -341,6 +350,7 @@ class Sessions(RuleBasedStateMachine):
 
     def the_clock_did_only_what_was_due(self) -> None:
         """It brings the model up to date, so it comes first."""
+        self.live_before = len(self.live())
         for known in self.model.values():
             known.backends = [b for b in self.world.backends.all if b.session is known.session]
             if any(call.sent_in > known.left_in for call in known.calls):
@@ -396,9 +406,7 @@ class Sessions(RuleBasedStateMachine):
             case EndReason.EVICTED:
                 left = list(self.world.manager.registry.asleep())
                 assert all(known.session.slept_at <= sleeper.slept_at for sleeper in left)
-                over = sum(k.session.end_reason is not EndReason.EVICTED and k.over is not None
-                           for k in self.model.values())  # fmt: skip
-                assert len(self.model) - over > self.limits.max_asleep
+                assert self.live_before > self.limits.max_asleep
             case EndReason.SHUTDOWN:
                 assert self.draining
             case _:
@@ -554,5 +562,13 @@ def _must(calls: Iterable[Call], word: str) -> None:
 
 TestSessions = Sessions.TestCase
 TestSessions.settings = settings(
-    max_examples=150, stateful_step_count=50, deadline=None, print_blob=True
+    max_examples=200, stateful_step_count=50, deadline=None, print_blob=True
 )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_so_it_is_however_long_one_looks() -> None:
+    """The same, ten times as long and each time anew."""
+    longer = settings(TestSessions.settings, max_examples=2000, derandomize=False)
+    run_state_machine_as_test(Sessions, settings=longer)

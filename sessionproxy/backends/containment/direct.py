@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -75,13 +75,16 @@ class Direct:
     async def _reap_orphans(self) -> None:
         while True:
             await anyio.sleep(REAP_ORPHANS)
-            # In the event loop's thread, as starting is: a child just started is a leader.
-            for pid in own_children():
-                if pid not in self._leaders:
-                    with suppress(ChildProcessError):
-                        os.waitpid(pid, os.WNOHANG)
-            if not self._leaders:
-                self._kill_orphans()
+            self._look_for_orphans()
+
+    def _look_for_orphans(self) -> None:
+        # In the event loop's thread, as starting is: a child just started is a leader.
+        for pid in own_children():
+            if pid not in self._leaders:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        if not self._leaders:
+            self._kill_orphans()
 
     def _kill_orphans(self) -> None:
         """Kill what was orphaned to us and nobody could attribute: every backend is gone."""
@@ -96,15 +99,7 @@ class Direct:
         argv = self._enclosure.command(what.argv, directory)
         pipes = Pipes.opened()
         try:
-            process = subprocess.Popen(
-                argv,
-                stdin=pipes.theirs[0],
-                stdout=pipes.theirs[1],
-                stderr=pipes.theirs[2],
-                cwd=what.cwd,
-                env=dict(what.env),
-                start_new_session=True,
-            )
+            process = _started(argv, what, pipes)
         except BaseException:
             close_all(pipes.ours)
             self._enclosure.discard(directory)
@@ -117,6 +112,19 @@ class Direct:
 
     def end_left_over(self, record: Record) -> None:
         end_recorded(record)
+
+
+def _started(argv: Sequence[str], what: Expanded, pipes: Pipes) -> "subprocess.Popen[bytes]":
+    """Returns as soon as the command is executed, which takes milliseconds."""
+    return subprocess.Popen(
+        argv,
+        stdin=pipes.theirs[0],
+        stdout=pipes.theirs[1],
+        stderr=pipes.theirs[2],
+        cwd=what.cwd,
+        env=dict(what.env),
+        start_new_session=True,
+    )
 
 
 class _Child:

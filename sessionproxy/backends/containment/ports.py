@@ -79,7 +79,7 @@ class Containment(Protocol):
     """As shown by the banner, `/readyz` and `doctor`."""
 
     orphans: int
-    """Processes that were killed when all backends had gone, and nobody could say whose they were."""
+    """Processes killed when all backends had gone, since nobody could say whose they were."""
 
     def running(self, instance: Path) -> AbstractAsyncContextManager[None]:
         """Be ready to start backends, whose private directories lie in `instance`.
