@@ -210,7 +210,9 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             if _is_ready(session):
                 self.circuit.succeeded()
             elif not _is_over(session):  # not again for this request: it might go on for ever
-                self.circuit.failed(anyio.current_time())
+                if not start.fell_over:  # one failure, however many waited
+                    start.fell_over = True
+                    self.circuit.failed(anyio.current_time())
                 how = None if session.loss is None else session.loss.exit
                 raise BackendGone("The backend ended as soon as it had started.", how)
 

@@ -18,11 +18,13 @@ from .ports import Backend
 class Start:
     """One attempt to get a backend running; all who wait for it share it."""
 
-    __slots__ = ("answer", "failure", "queued", "settled", "waiters")
+    __slots__ = ("answer", "failure", "fell_over", "queued", "settled", "waiters")
 
     def __init__(self) -> None:
         self.settled = Latch()
         self.failure: ProxyError | None = None
+        self.fell_over = False
+        """It succeeded, and its backend ended before anybody who waited had used it."""
         self.answer: Outcome | None = None
         """Of `initialize`, once the backend gave one."""
         self.queued = True

@@ -15,6 +15,7 @@ from sessionproxy.core.session import Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
 from sessionproxy.errors import (
     AtCapacity,
+    BackendGone,
     BackendStartFailed,
     Draining,
     Exit,
@@ -711,6 +712,26 @@ async def test_after_too_many_failed_starts_the_route_rests_and_recovers() -> No
             await opened(manager)
         with pytest.raises(BackendStartFailed):
             await opened(manager)
+
+
+async def test_a_start_that_fails_at_once_counts_once_however_many_waited() -> None:
+    """DESIGN 7: a route rests after 5 failed starts, not after 5 disappointed clients."""
+    launcher = FakeLauncher()
+    async with manager_of(launcher) as manager:
+        session = await asleep(manager, await opened(manager))
+        launcher.initialize = "answers_and_dies"
+        failures: list[ProxyError | None] = []
+
+        async def wait() -> None:
+            failures.append(await raised_by(lambda: manager.ready(session)))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(FAILURES):
+                tasks.start_soon(wait)
+        assert [type(failure) for failure in failures] == [BackendGone] * FAILURES
+        assert launcher.launches == 2
+        launcher.initialize = "answers"
+        await opened(manager)
 
 
 async def test_a_failed_start_keeps_nothing_of_those_who_waited_for_it() -> None:
