@@ -6,6 +6,7 @@ to it and to them; `cli` opens it.
 
 import math
 import signal
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ class Arena:
         self.state_dir = state_dir
         self.record = record
         self.lives = 0
+        self.going: Counter[str] = Counter()
+        """Kinds of harm that are being done."""
         self.up = anyio.Event()
         """Set while a proxy can be called."""
         self.quiet_since = math.inf
@@ -183,8 +186,10 @@ class Arena:
 
     @property
     def calm(self) -> bool:
-        """Whether nothing has been done to the proxy itself for a while."""
-        return anyio.current_time() - self.quiet_since > 5
+        """Whether nothing has been done to the proxy itself for so long that all are served again:
+        each opens a session anew, and backends start one after the other."""
+        patience = 5 + self.setting.sessions * 0.1
+        return anyio.current_time() - self.quiet_since > patience
 
     async def close(self) -> None:
         await self._life.aclose()

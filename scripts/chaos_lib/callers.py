@@ -8,7 +8,7 @@ import random
 import secrets
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import httpx2
@@ -69,6 +69,14 @@ class Answer:
         return f"HTTP {self.status} {str(self.message)[:300]}"
 
 
+class Latency(NamedTuple):
+    """How long a call took."""
+
+    seconds: float
+    beside: tuple[str, ...]
+    """Kinds of harm that were being done to others when it ended."""
+
+
 class Caller:
     """One client. Its calls and the harm that is done through it take turns."""
 
@@ -81,7 +89,7 @@ class Caller:
         self.turn = anyio.Lock()
         self.calls = 0
         self.told = 0
-        self.latencies: deque[float] = deque(maxlen=2000)
+        self.latencies: deque[Latency] = deque(maxlen=2000)
         """Of the calls that were made while nothing was done to this caller or to the proxy."""
         self._random = rng
         self._answered_at = -1.0
@@ -101,7 +109,7 @@ class Caller:
             self.arena.record.is_wrong(f"{self.name}: {error!r}")
             return
         if calm and self.arena.calm and answer.ok:
-            self.latencies.append(answer.took)
+            self.latencies.append(Latency(answer.took, tuple(self.arena.going)))
         elif answer.fault.get("kind") == "state_lost":
             self._check_loss(answer, quiet_for)
 

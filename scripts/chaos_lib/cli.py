@@ -9,6 +9,7 @@ import random
 import secrets
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import quantiles
@@ -23,7 +24,7 @@ from tests.rig.http import http
 
 from . import of_backends, of_clients, of_proxies
 from .arena import Arena, Setting
-from .callers import PATIENCE, PAUSE, Caller, Unexpected
+from .callers import PATIENCE, PAUSE, Caller, Latency, Unexpected
 from .kinds import ALONE, SHARED, Turns
 from .record import Record
 
@@ -31,7 +32,8 @@ EVERY: Final = 10.0
 """Seconds between two lines of figures."""
 
 AT_ONCE: Final = 6
-"""Harms that go on at once."""
+AT_ONCE_STRICTLY: Final = 2
+"""Harms that go on at once. The bounds of FAULTS are for one."""
 
 CALM: Final = 10.0
 """Seconds before the first harm: how fast the proxy is when nothing is wrong."""
@@ -128,7 +130,7 @@ class Chaos:
         self._arena = Arena(setting, state_dir, record)
         self._callers: list[Caller] = []
         self._turns = Turns()
-        self._slots = anyio.Semaphore(AT_ONCE)
+        self._slots = anyio.Semaphore(AT_ONCE_STRICTLY if options.strict else AT_ONCE)
         self._usual: list[float] = []
         """Latencies before the first harm, in seconds."""
 
@@ -155,8 +157,8 @@ class Chaos:
             async with anyio.create_task_group() as calling:
                 for caller in self._callers:
                     calling.start_soon(caller.go_on, max(0.2, PAUSE * count / 100))
-                await anyio.sleep(min(CALM, self._options.minutes * 60 / 4))
-                self._usual = [s for caller in self._callers for s in caller.latencies]
+                await anyio.sleep(min(CALM + count * 0.1, self._options.minutes * 60 / 4))
+                self._usual = [latency.seconds for latency in self._latencies()]
                 for caller in self._callers:
                     caller.latencies.clear()
                 await self._harm()
@@ -209,10 +211,13 @@ class Chaos:
         free = [caller for caller in self._callers if not caller.turn.locked()]
         victim = self._random.choice(free or self._callers)
         async with victim.turn:
+            self._arena.going += Counter([kind])
             try:
                 await (SHARED.get(kind) or ALONE[kind])(self._arena, victim)
             except Exception as error:  # noqa: BLE001 - told in the verdict
                 self._record.is_wrong(f"{kind} through {victim.name}: {told_of(error)}")
+            finally:
+                self._arena.going -= Counter([kind])
         self._record.done(kind)
 
     # -- figures -----------------------------------------------------------------------------------
@@ -223,7 +228,7 @@ class Chaos:
             if self._arena.up.is_set():
                 calls = sum(caller.calls for caller in self._callers)
                 told = sum(caller.told for caller in self._callers)
-                usual, now = p99(self._usual), p99(self._latencies())
+                usual, now = p99(self._usual), p99([one.seconds for one in self._latencies()])
                 print(
                     f"{self._record.seconds:5.0f} s, {self._record.faults.total():4} faults of "
                     f"{len(self._record.faults):2} kinds, {calls:6} calls, {told:4} losses told, "
@@ -231,8 +236,8 @@ class Chaos:
                     flush=True,
                 )
 
-    def _latencies(self) -> list[float]:
-        return [seconds for caller in self._callers for seconds in caller.latencies]
+    def _latencies(self) -> list[Latency]:
+        return [latency for caller in self._callers for latency in caller.latencies]
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -245,11 +250,21 @@ class Chaos:
                 tasks.start_soon(caller.ends)
         await self._arena.gone(within=setting.bound(setting.ladder), after="the last DELETE")
         await self._arena.check_resources()
-        usual, during = p99(self._usual), p99(self._latencies())
+        usual, during = p99(self._usual), p99([one.seconds for one in self._latencies()])
         print(f"p99 of those that nothing was done to: {usual * 1e3:.1f} ms before, "
               f"{during * 1e3:.1f} ms while harm was done")  # fmt: skip
+        for kind, slow in self._slowest():
+            print(f"{slow * 1e3:6.1f} ms while there was {kind}")
         if setting.strict and during >= SLOWER * usual:
             self._record.is_wrong(f"I8: p99 rose from {usual:.4f} s to {during:.4f} s")
+
+    def _slowest(self) -> list[tuple[str, float]]:
+        """Return the five kinds beside which calls of others were the slowest, with their p99."""
+        latencies = self._latencies()
+        found = {
+            kind: p99([one.seconds for one in latencies if kind in one.beside]) for kind in SHARED
+        }
+        return sorted(found.items(), key=lambda each: -each[1])[:5]
 
 
 def p99(values: list[float]) -> float:

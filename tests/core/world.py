@@ -147,6 +147,8 @@ class Backend(FakeBackend):
         self.exited = False
         self.left_at: float | None = None
         """When it began to be stopped, or to be swept away."""
+        self.gone = False
+        """It was stopped, and is reaped."""
         self.was_ready = False
         """Known from then on: it had got as far as to serve requests."""
         self.stop_reason: StopReason | None = None
@@ -209,6 +211,7 @@ class Backends:
                 backend.leave()
                 with anyio.CancelScope(shield=True):
                     await anyio.sleep(plan.stop_takes)
+                backend.gone = True
             self.alive -= Counter([identity])
 
     def _note_most(self, identity: Identity) -> None:
@@ -222,9 +225,9 @@ class Backends:
         return sum(b.session is session and b.was_ready for b in self.all)
 
     def of(self, session: Session) -> Backend | None:
-        """Return the one that serves `session`, or is being started or stopped for it."""
-        mine = [backend for backend in self.all if backend.session is session]
-        return mine[-1] if mine and self.alive[session.identity] else None
+        """Return the one that serves `session`, or shakes hands with it, or is being stopped."""
+        alive = (b for b in self.all if b.session is session and not b.gone)
+        return next(alive, None)
 
 
 # -- clients ---------------------------------------------------------------------------------------
