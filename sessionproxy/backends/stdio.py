@@ -143,7 +143,7 @@ class Child:
         for line in early:
             self._hand_on(line)
         if not self._exited.is_set():  # reading it may have been paused
-            self._loop.add_reader(self._out, self._read_stdout)
+            self._context.run(self._loop.add_reader, self._out, self._read_stdout)
 
     # -- stdin -----------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Holder(Protocol):
     def returned(self, exchange: "Exchange") -> None: ...
 
 
-_SETTLED: Final = Context()
+SETTLED: Final = Context()
 """What an exchange that is settled has for a context: nothing belongs to it any more."""
 
 
@@ -119,7 +119,7 @@ class Exchange:
         self.sink.settled(self)
         # The context holds the exchange as its current one: without this, every result would stay
         # in memory until the cyclic collector comes by.
-        self.context = _SETTLED
+        self.context = SETTLED
 
 
 class Ask:

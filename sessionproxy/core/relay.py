@@ -28,7 +28,7 @@ from ..errors import (
     ResultTooLarge,
 )
 from ..wire import Bytes, Kind, Message
-from .exchange import Ask, Exchange, Forwarded, Hook, Outcome
+from .exchange import SETTLED, Ask, Exchange, Forwarded, Hook, Outcome
 from .garbage import MAX_LINES, WINDOW, Garbage
 from .ports import Upstream
 
@@ -323,9 +323,10 @@ class Relay:
     def _show(self, message: Forwarded) -> None:
         """Run the hooks in the context of the exchange that the message belongs to.
 
-        A client's notification is passed on within its own request.
+        A client's notification is passed on within its own request. One that is settled has no
+        context any more; then it is this backend's, which no other session has.
         """
-        if message.exchange is not None:
+        if message.exchange is not None and message.exchange.context is not SETTLED:
             run = message.exchange.context.run
         elif message.to_backend and message.kind == "notification":
             run = copy_context().run

@@ -73,10 +73,20 @@ class Heads:
         self.keepalive = keepalive
         self._heads: dict[bytes, Head] = {}
 
-    def add(self, key: bytes, head: Head) -> None:
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def add(self, key: bytes, at: int, session: Session) -> None:
+        """Remember a head for as long as its session exists. `at`: where its length stands."""
         if len(self._heads) >= MAX_HEADS:
             del self._heads[next(iter(self._heads))]
-        self._heads[key] = head
+
+        def forget(over: "ref[Session]") -> None:
+            head = self._heads.get(key)
+            if head is not None and head.session is over:
+                del self._heads[key]
+
+        self._heads[key] = Head(at, ref(session, forget))
 
     def get(self, key: bytes) -> Head | None:
         return self._heads.get(key)
@@ -317,7 +327,7 @@ class FastLane(BoundedHttp):
             return  # it came in pieces, or with another one
         at, digits_end = found.span(1)
         self._digits_at = at
-        self._heads.add(data[:at] + data[digits_end:end], Head(at, ref(session)))
+        self._heads.add(data[:at] + data[digits_end:end], at, session)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

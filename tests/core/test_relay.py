@@ -768,6 +768,25 @@ def test_a_hook_sees_what_the_client_wrote_and_what_the_client_gets() -> None:
     ]
 
 
+def test_what_a_hook_notes_at_a_late_answer_is_seen_by_no_other_session() -> None:
+    """DESIGN 5.1, 8: the answer to an ask whose call is settled belongs to no request any more."""
+    seen: list[str] = []
+
+    def notes(message: Forwarded) -> None:
+        if message.kind == "result" and message.to_backend:
+            seen.append(WHO.get())
+            WHO.set("the session before")
+
+    for _ in range(2):
+        wire = Wire(hooks=[notes])
+        wire.call()
+        wire.says('"id":"q","method":"roots/list"')
+        (ask,) = (ask for ask, _ in wire.upstream.asks)
+        wire.says('"id":1,"result":{}')
+        ask.answer(Outcome(result=b"{}"))
+    assert seen == ["nobody", "nobody"]
+
+
 def test_a_hook_that_fails_stops_no_message_and_no_other_hook(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
