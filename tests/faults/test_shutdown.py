@@ -25,6 +25,9 @@ STUBBORN: Final = scripted(
 )
 """Heeds neither the end of its stdin nor SIGTERM, and says how far it is."""
 
+SILENT: Final = scripted(eof=[{"wait": "never"}], ignores=["SIGTERM"])
+"""Likewise, but says nothing: what writes to a stderr that nobody reads any more is ended by it."""
+
 
 async def until_draining(watch: Watch[Proxy], pool: httpx2.AsyncClient) -> None:
     with anyio.fail_after(PATIENCE):
@@ -126,7 +129,7 @@ async def test_a_restart_sweeps_what_the_journal_tells_of(tmp_path: Path) -> Non
         lasting = await before.enter_async_context(proxy(SCRIPTED, *lowest, state_dir=state))
         carol = await before.enter_async_context(connect(lasting.url))
         kept = await carol.do()
-        async with proxy(STUBBORN, *lowest, state_dir=state) as killed:
+        async with proxy(SILENT, *lowest, state_dir=state) as killed:
             async with connect(killed.url) as alice, connect(killed.url) as bob:
                 left = [await client.do({"spawn": ["session"]}) for client in (alice, bob)]
             killed.signal(signal.SIGKILL)
