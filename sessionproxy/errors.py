@@ -201,6 +201,12 @@ class Shortage(TryLater):
     reason = "shortage"
 
 
+class AnswerNotTaken(TryLater):
+    """The backend does not read its input, and there is no room for one more answer to it."""
+
+    reason = "answer_not_taken"
+
+
 class Draining(TryLater):
     """The proxy is shutting down and takes nothing new."""
 

@@ -125,7 +125,7 @@ class Exchange:
 class Ask:
     """A backend's request to the client, from its arrival until it is answered or withdrawn."""
 
-    __slots__ = ("_answer", "client_id", "method", "params", "sink")
+    __slots__ = ("_answer", "client_id", "method", "on_over", "params", "sink")
 
     def __init__(
         self, method: str, params: Bytes | None, answer: Callable[[Outcome], None]
@@ -135,17 +135,27 @@ class Ask:
         self._answer: Callable[[Outcome], None] | None = answer
         # Set when it goes out.
         self.client_id = 0
-        self.sink: ReplySink | ClientPort | None = None
+        self.sink: ReplySink | None = None
+        """None: the client's standalone stream."""
+        self.on_over: Callable[[Ask], None] | None = None
+        """Told once it needs no answer any more."""
 
     def answer(self, outcome: Outcome) -> None:
-        """Hand the client's answer to the backend. Only the first one counts."""
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer(outcome)
+        """Hand the client's answer to the backend. Only the first one counts.
+
+        Raises: BackendBusy: the backend cannot take it now, and waits on. Not for a failure.
+        """
+        if self._answer is not None:
+            self._answer(outcome)
+            self.withdraw()
 
     def withdraw(self) -> None:
-        """Forget it: the backend cancelled it or is gone. A late answer is dropped."""
+        """Forget it: it was answered, or the backend cancelled it or is gone. A late answer is
+        dropped."""
         self._answer = None
+        over, self.on_over = self.on_over, None
+        if over is not None:
+            over(self)
 
 
 class ClientPort(Protocol):
@@ -168,6 +178,15 @@ class ClientPort(Protocol):
 
     def heard(self) -> None:
         """The client has sent something: it is there, though it may have no stream open."""
+        ...
+
+    def asleep(self) -> None:
+        """Let go of what only resumption needs: the session has no backend for now."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes it keeps in memory, about."""
         ...
 
     def close(self) -> None:

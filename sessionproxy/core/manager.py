@@ -31,7 +31,7 @@ from .exchange import ClientPort, ReplySink
 from .memory import Opening
 from .pauses import Pauses
 from .ports import Identity, Launcher
-from .reaper import PERIOD, SLEEPERS_EVERY, Ages, due
+from .reaper import PERIOD, SLEEPERS_EVERY, Ages, due, unheard
 from .registry import LocalRegistry, Registry
 from .session import Session
 from .start import Start
@@ -333,10 +333,13 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         for turn in itertools.count(1):
             await anyio.sleep(PERIOD)
             sessions = self.registry.awake()
+            now = self.pauses.look()
+            ages = self.limits.ages
+            for session in unheard(sessions, now=now, ages=ages, pauses=self.pauses):
+                session.give_up_asking()
             if turn % SLEEPERS_EVERY == 0:
                 sessions += tuple(self.registry.asleep())
-            now = self.pauses.look()
-            found = due(sessions, now=now, ages=self.limits.ages, pauses=self.pauses)
+            found = due(sessions, now=now, ages=ages, pauses=self.pauses)
             for session, reason in found:
                 try:
                     self._ask(session, reason)

@@ -24,7 +24,8 @@ class Ages:
     """Limits in seconds; None: no such limit."""
 
     idle: float | None = 300.0
-    """Without a request for so long, a backend stops and its session sleeps."""
+    """Without a request for so long, a backend stops and its session sleeps; and what it asked a
+    client that is away for so long is answered with an error, else its call would never end."""
     linger: float | None = 60.0
     """So long after its client closed its stream and sent nothing more, likewise."""
     max_age: float | None = None
@@ -39,7 +40,7 @@ def due(
     """Yield each session to stop or to end at `now`, with the reason. Pauses do not age it."""
 
     def reached(seconds: float, limit: float | None) -> bool:
-        return limit is not None and seconds >= limit and pauses.lasted(seconds, now) >= limit
+        return _reached(seconds, limit, now, pauses)
 
     for session in sessions:
         if reached(now - session.opened_at, ages.max_age):
@@ -52,3 +53,16 @@ def due(
                 yield session, StopReason.IDLE
             elif reached(session.deserted_for(now), ages.linger):
                 yield session, StopReason.DISCONNECTED
+
+
+def unheard(
+    sessions: Iterable[Session], *, now: float, ages: Ages, pauses: Pauses
+) -> Iterator[Session]:
+    """Yield those whose backend asked something of a client that has been away for too long."""
+    for session in sessions:
+        if _reached(session.unheard_for(now), ages.idle, now, pauses):
+            yield session
+
+
+def _reached(seconds: float, limit: float | None, now: float, pauses: Pauses) -> bool:
+    return limit is not None and seconds >= limit and pauses.lasted(seconds, now) >= limit

@@ -38,6 +38,9 @@ INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 """JSON-RPC 2.0, section 5.1."""
 
+MAX_IN_FLIGHT: Final = 1024
+"""Requests that one backend has not answered; the next one is refused."""
+
 MAX_ASKS: Final = 1000
 """Requests of one backend that wait for its client; the next one is refused."""
 
@@ -93,6 +96,10 @@ class Relay:
 
     def request(self, exchange: Exchange) -> None:
         """Send it under an id of our own; a failure to do so settles it."""
+        if len(self._in_flight) >= MAX_IN_FLIGHT:
+            text = "The backend has too many requests to answer already."
+            exchange.settle(Outcome(failure=BackendBusy(text)))
+            return
         self._last_id += 1
         exchange.backend_id = backend_id = self._last_id
         params = exchange.params
@@ -100,7 +107,7 @@ class Relay:
             try:
                 params = self._take_token(exchange, params)
             except InvalidMessage as error:
-                exchange.settle(Outcome(failure=error))
+                exchange.settle(Outcome(failure=error.with_traceback(None)))
                 return
         if self._hooks:
             self._show(Forwarded(True, "request", exchange.method, exchange.params, exchange))
@@ -133,20 +140,20 @@ class Relay:
         fields["requestId"] = b"%d" % exchange.backend_id
         self.notify("notifications/cancelled", wire.rebuilt(fields))
 
-    def _answer_ask(
-        self, key: bytes, ask: Ask, exchange: Exchange | None, outcome: Outcome
-    ) -> None:
-        self._asks.pop(key, None)
-        if self._hooks:
-            shown = Forwarded.answer(
-                to_backend=True, method=ask.method, outcome=outcome, of=exchange
-            )
-            self._show(shown)
+    def _answer_ask(self, key: bytes, ask: Ask, of: int, outcome: Outcome) -> None:
+        """Raises: BackendBusy: there is no room for the client's answer now."""
         if outcome.failure is not None:
             self._send(wire.encode_error(INTERNAL_ERROR, str(outcome.failure), request_id=key))
         else:
             answer = wire.encode_answer(key, result=outcome.result, error=outcome.error)
-            self._send(bytes(wire.on_one_line(answer)))
+            self._transport.send(bytes(wire.on_one_line(answer)))
+        self._asks.pop(key, None)
+        if self._hooks:
+            exchange = self._in_flight.get(of)
+            shown = Forwarded.answer(
+                to_backend=True, method=ask.method, outcome=outcome, of=exchange
+            )
+            self._show(shown)
 
     def _send(self, message: bytes) -> None:
         """Send what nobody waits for an answer to; without room for it, it is lost and counted."""
@@ -229,7 +236,9 @@ class Relay:
             self._send(wire.encode_error(INVALID_PARAMS, str(error), request_id=key))
             return
         exchange = via or self._likely_exchange()
-        ask = Ask(method, params, lambda outcome: self._answer_ask(key, ask, exchange, outcome))
+        # Not the exchange itself: it may be over long before its client has answered.
+        of = 0 if exchange is None else exchange.backend_id
+        ask = Ask(method, params, lambda outcome: self._answer_ask(key, ask, of, outcome))
         if key in self._asks or len(self._asks) >= MAX_ASKS:
             self._count("ask_refused")
             text = "too many requests wait for the client, or one with this id"
@@ -277,7 +286,7 @@ class Relay:
     def _withdrawn(self, params: Bytes | None) -> None:
         """Take back a request of the backend that it has cancelled."""
         named = wire.cancelled_request_id(params)
-        ask = None if named is None else self._asks.pop(named[0], None)
+        ask = None if named is None else self._asks.pop(named, None)
         if ask is None:
             self._count("unmatched_cancellation")
             return

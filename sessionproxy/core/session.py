@@ -134,7 +134,7 @@ class Session:
         self.idle_since = self.opened_at
         self._leases = 0
         self._silent_calls = 0
-        self._asks = Asks()
+        self._asks = Asks(client)
 
     def __repr__(self) -> str:
         return f"<Session {self.label} {self.state.value} leases={self._leases}>"
@@ -217,6 +217,7 @@ class Session:
         self.stop_reason = None
         self.idle_since = anyio.current_time()
         self._silent_calls = 0
+        self._asks.moved()
         self._opener = self._context = None
         self.start.settled.set()
 
@@ -230,10 +231,12 @@ class Session:
                 self.stop(StopReason.START_FAILED)
         if self.state is SessionState.STOPPING and not self.keeps_id:
             self.end(EndReason.BACKEND_LOST)
-        self.start.failure = failure
+        # Its traceback would keep the backend that failed, for as long as the session sleeps.
+        self.start.failure = None if failure is None else failure.with_traceback(None)
         if self.state is SessionState.STOPPING:
             self.state = advance(self.state, SessionState.ASLEEP)
             self.slept_at = anyio.current_time()
+            self.client.asleep()
         else:
             self.state = advance(self.state, SessionState.CLOSED)
         self.start.settled.set()
@@ -324,15 +327,19 @@ class Session:
             return  # it was cancelled, or failed, before it got here
         self._leases += 1
         exchange.holder = self
-        self.client.heard()
+        self._heard()
         if self._call_limit is not None:
             self._call_limit.watch(exchange, self.ran_out)
         backend.request(exchange)
+        if exchange.treatment.remembers is None:
+            exchange.params = None  # they may be large, and the answer may be a long time coming
 
     def returned(self, exchange: Exchange) -> None:
         """Take back the lease of an exchange that was settled."""
         if self._call_limit is not None:
             self._call_limit.forget(exchange)
+        if self._asks:
+            self._asks.moved(exchange.sink)
         outcome = exchange.outcome
         if outcome is not None and outcome.failure is None:
             self._silent_calls = 0
@@ -357,7 +364,7 @@ class Session:
         """Pass a notification on; without a backend that listens it is dropped."""
         if self.state is not SessionState.READY:
             return
-        self.client.heard()
+        self._heard()
         with self.lease() as backend:
             if method == "notifications/cancelled":
                 self._cancel(backend, params)
@@ -372,7 +379,7 @@ class Session:
         named = wire.cancelled_request_id(params)
         if named is None:
             return
-        key = wire.id_value(named[0])
+        key = wire.id_value(named)
         theirs = (e for e in backend.in_flight() if e.holder is self)
         found = [e for e in theirs if wire.id_value(e.client_id) == key]
         if len(found) == 1 and not found[0].treatment.uncancellable:
@@ -380,12 +387,19 @@ class Session:
             found[0].settle(Outcome(failure=RequestCancelled("The request was cancelled.")))
 
     def answer(self, client_id: bytes, outcome: Outcome) -> bool:
-        """Hand the client's answer to the request it answers; False where there is none such."""
+        """Hand the client's answer to the request it answers; False where there is none such.
+
+        Raises: BackendBusy: the backend cannot take it now.
+        """
         if not self._asks.answer(client_id, outcome):
             return False
         self.idle_since = anyio.current_time()
-        self.client.heard()
+        self._heard()
         return True
+
+    def _heard(self) -> None:
+        self.client.heard()
+        self._asks.absent_since = None
 
     # -- what the backend sends ------------------------------------------------------------------
 
@@ -402,12 +416,15 @@ class Session:
     ) -> None:
         treatment = wire.method_of(method)
         sink = self._sink(None if treatment.unrelated and self.client.listening else exchange)
-        sink.message(Outbound(encoded, droppable=treatment.droppable))
+        (sink or self.client).message(Outbound(encoded, droppable=treatment.droppable))
 
-    def _sink(self, exchange: Exchange | None) -> ReplySink | ClientPort:
-        """Return the stream a message goes out on: one only, and one that is read if possible."""
+    def _sink(self, exchange: Exchange | None) -> ReplySink | None:
+        """Return the stream a message goes out on: one only, and one that is read if possible.
+
+        None: the client's standalone one.
+        """
         if exchange is None or (not exchange.sink.attached and self.client.listening):
-            return self.client
+            return None
         return exchange.sink
 
     # -- what the reaper looks at ----------------------------------------------------------------
@@ -428,7 +445,21 @@ class Session:
             return -math.inf
         return now - max(left_at, self.idle_since)
 
+    def unheard_for(self, now: float) -> float:
+        """Seconds for which what was asked has waited for a client that has no stream open and
+        sends nothing; `-inf` where nothing does. Counts from the first look that finds it so."""
+        if not self._asks.nobody_reads():
+            self._asks.absent_since = None
+            return -math.inf
+        if self._asks.absent_since is None:
+            self._asks.absent_since = now
+        return now - self._asks.absent_since
+
+    def give_up_asking(self) -> None:
+        """Answer what the backend asked with an error, so that its call can end."""
+        self._asks.give_up()
+
     @property
     def size(self) -> int:
         """Bytes it keeps in memory while it is asleep, about."""
-        return self.opening.size + self.memory.size
+        return self.opening.size + self.memory.size + self.client.size

@@ -36,8 +36,11 @@ class _Answer:
 
     def __init__(self, to: ReplySink | ClientPort) -> None:
         self._to = to
-        self.attached = True
         self.came = Latch()
+
+    @property
+    def attached(self) -> bool:
+        return not self.came.is_set()
 
     def message(self, message: Outbound) -> None:
         self._to.message(message)

@@ -19,6 +19,8 @@ from ..core.session import Session
 from ..core.state import EndReason, SessionState
 from ..errors import (
     AlreadyInitialized,
+    AnswerNotTaken,
+    BackendBusy,
     Draining,
     InvalidMessage,
     MethodNotAllowed,
@@ -113,7 +115,7 @@ class Endpoint:
             raise UnsupportedMediaType("Transfer-Encoding must be chunked")
         if accepted(headers) != (True, True):
             raise NotAcceptable("Accept must list application/json and text/event-stream")
-        body = await read_body(receive, headers, self._serving.max_body)
+        body = await read_body(receive, headers, self._serving.max_body, self._manager.pauses)
         if body.lstrip()[:1] == b"[":
             await self._post_batch(headers, body, connection)
             return
@@ -257,7 +259,16 @@ class Endpoint:
             if session.state is SessionState.STARTING:
                 await session.start.settled.wait()
             session.notify(str(message.method), message.object_params())
-        elif not session.answer(message.request_id(), Outcome(*message.outcome())):
+        else:
+            self._take_answer(session, message)
+
+    def _take_answer(self, session: Session, message: Message) -> None:
+        """Raises: AnswerNotTaken: the backend waits on for it."""
+        try:
+            taken = session.answer(message.request_id(), Outcome(*message.outcome()))
+        except BackendBusy as error:
+            raise AnswerNotTaken(str(error), retry_after=1) from None
+        if not taken:
             logger.debug("%r: an answer that nobody waits for", session)
 
     # -- initialize --------------------------------------------------------------------------------

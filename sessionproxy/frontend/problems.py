@@ -64,6 +64,7 @@ ANSWERS: Final[Mapping[type[ProxyError], Answer]] = {
     errors.AtCapacity: Answer(503, INTERNAL_ERROR),
     errors.TooManyConnections: Answer(503, INTERNAL_ERROR),
     errors.Shortage: Answer(503, INTERNAL_ERROR),
+    errors.AnswerNotTaken: Answer(503, INTERNAL_ERROR),
     errors.Draining: Answer(503, INTERNAL_ERROR),
     errors.RouteResting: Answer(503, INTERNAL_ERROR),
     # What the backend did is told with 200: SDK clients drop the text of a 5xx.

@@ -13,7 +13,7 @@ from ..core.memory import Loss
 from ..errors import ProxyError
 from . import problems
 from .loss import annotated
-from .stream import KEPT_SECONDS, EventStream, Streams
+from .stream import EventStream, Streams
 
 
 class Reply:
@@ -71,8 +71,9 @@ class Reply:
             result = annotated(
                 outcome.result, self.loss, self._loop.time(), tool=exchange.treatment.tool
             )
-            outcome = Outcome(result=result)
-            self.noted = True
+            if result is not None:  # else it has no place for a note: the next one is to say it
+                outcome = Outcome(result=result)
+                self.noted = True
         self._answered(problems.rpc_answer(exchange, outcome, expose_stderr=self._expose_stderr))
 
     def fail(self, exchange: Exchange, error: ProxyError) -> None:
@@ -93,11 +94,13 @@ class Reply:
             self.stream.put(Outbound(answer))
         else:
             self.stream.end(Outbound(answer))
-            self._loop.call_later(KEPT_SECONDS, self._streams.forget, self.stream)
+            self._streams.ended(self.stream)
 
     def lost(self) -> None:
-        """The client hung up before anything was decided: nobody reads this, unless it resumes."""
+        """The client hung up before it read anything: nobody reads this, unless it resumes."""
         self._lost = True
+        if self.stream is not None:
+            self.stream.lost(self._loop.time())
 
     def commit(self) -> EventStream | None:
         """Decide for a stream, if nothing is decided; the answer can no more be JSON.

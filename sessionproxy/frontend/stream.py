@@ -40,6 +40,13 @@ KEPT_SECONDS: Final = 60.0
 MAX_REPLIES: Final = 64
 """Streams of one session that are kept for resuming; of those that ended, the oldest go first."""
 
+LARGE_REPLY: Final = 64 * 1024
+"""Bytes from which on a stream that has ended is a large one."""
+
+REPLIES_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of large streams of one session that have ended and are kept; the newest is kept
+whatever its size."""
+
 STANDALONE: Final = 0
 """Number of the stream that a GET opens; those of POSTs count from 1."""
 
@@ -76,14 +83,14 @@ class EventStream:
     )  # fmt: skip
 
     def __init__(self, number: int, *, expected: bool = False) -> None:
-        """`expected`: its first reader is on its way, and counts as there."""
+        """`expected`: its first reader is on its way, and counts as there until `lost`."""
         self.number = number
         self._expected = expected
         self._last = 0
         self._pending: list[Event] = []  # lists: an empty deque has room for 64
         self._pending_size = 0
         self._droppable = 0
-        """How many of those that wait may be dropped."""
+        """Bytes of those that wait and may be dropped."""
         self._kept: list[Event] = []
         self._kept_size = 0
         self._taken = 0
@@ -104,6 +111,11 @@ class EventStream:
         if self.ended:
             return
         while self._full():
+            if message.droppable and self._droppable < self._wanted:
+                # To look for the few that wait would cost more than they free.
+                self._last += 1
+                self.dropped += 1
+                return
             self._make_room()
         self._append(message)
 
@@ -119,7 +131,8 @@ class EventStream:
         event = Event(self._last, message)
         self._pending.append(event)
         self._pending_size += event.weight
-        self._droppable += message.droppable
+        if message.droppable:
+            self._droppable += event.weight
         self._trim()
         self._wake()
 
@@ -128,6 +141,12 @@ class EventStream:
             return True
         # A reader that keeps up finds any number of small messages at once.
         return not self.attached and len(self._pending) >= KEPT_EVENTS
+
+    @property
+    def _wanted(self) -> int:
+        """Bytes that are to be given up at once: where it is by size, so many that each costs
+        little."""
+        return DROPPED_BYTES if self._pending_size >= KEPT_BYTES else 1
 
     def _make_room(self) -> None:
         """Drop what may be dropped; else cut the reader off, and drop the oldest.
@@ -145,8 +164,8 @@ class EventStream:
         self._forget_pending(self._pending.pop(0))
 
     def _drop_oldest(self) -> None:
-        """Drop the oldest that may be dropped: by size, many at once, so that each costs little."""
-        wanted = DROPPED_BYTES if self._pending_size >= KEPT_BYTES else 1
+        """Drop the oldest that may be dropped."""
+        wanted = self._wanted
         left: list[Event] = []
         for event in self._pending:
             if wanted > 0 and event.message.droppable:
@@ -158,7 +177,8 @@ class EventStream:
 
     def _forget_pending(self, event: Event) -> None:
         self._pending_size -= event.weight
-        self._droppable -= event.message.droppable
+        if event.message.droppable:
+            self._droppable -= event.weight
         self.dropped += 1
         if event.message.ask is not None:
             failure = SessionEnded("The client does not listen; the request was not delivered.")
@@ -182,7 +202,7 @@ class EventStream:
             again = [event for event in self._kept if event.number > after]
             self._pending = [*again, *self._pending]
             self._pending_size += sum(event.weight for event in again)
-            self._droppable += sum(event.message.droppable for event in again)
+            self._droppable += sum(event.weight for event in again if event.message.droppable)
             self._kept = [event for event in self._kept if event.number <= after]
             self._kept_size = sum(event.weight for event in self._kept)
         self._reader += 2 if self._reader % 2 else 1
@@ -190,6 +210,12 @@ class EventStream:
         self.left_at = None
         self._wake()
         return self._reader
+
+    def lost(self, now: float) -> None:
+        """The reader that was on its way has hung up, at `now` in seconds."""
+        if self._expected:
+            self._expected = False
+            self.left_at = now
 
     def detach(self, ticket: int, now: float) -> None:
         """Stop reading, at `now` in seconds. No effect for one that was taken over."""
@@ -238,7 +264,7 @@ class EventStream:
         events = self._pending[:count]
         del self._pending[:count]
         self._pending_size -= size
-        self._droppable -= sum(event.message.droppable for event in events)
+        self._droppable -= sum(event.weight for event in events if event.message.droppable)
         return events
 
     def _trim(self) -> None:
@@ -257,6 +283,11 @@ class EventStream:
     def size(self) -> int:
         """Bytes it keeps in memory, about."""
         return self._pending_size + self._kept_size
+
+    def asleep(self) -> None:
+        """Forget what was taken: a client that resumes is told that it is missing."""
+        self._kept.clear()
+        self._kept_size = 0
 
     def _encoded(self, event: Event) -> bytes:
         return b"id: %d-%d\nevent: message\ndata: %b\n\n" % (
@@ -325,6 +356,14 @@ class Streams:
     def message(self, message: Outbound) -> None:
         self.standalone().put(message)
 
+    def asleep(self) -> None:
+        if self._standalone is not None:
+            self._standalone.asleep()
+
+    @property
+    def size(self) -> int:
+        return 0 if self._standalone is None else self._standalone.size
+
     def close(self) -> None:
         """End the standalone stream; those of POSTs end with their answers, which are on their
         way."""
@@ -342,12 +381,26 @@ class Streams:
             ended = next((s for s in self._replies.values() if s.ended), None)
             if ended is None:
                 break
-            self.forget(ended)
+            self.forget(ended.number)
         stream = self._replies[self._count] = EventStream(self._count, expected=expected)
         return stream
 
-    def forget(self, stream: EventStream) -> None:
-        self._replies.pop(stream.number, None)
+    def ended(self, stream: EventStream) -> None:
+        """A POST's stream has ended. It is kept for a while, unless large ones are too many."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(KEPT_SECONDS, self.forget, stream.number)  # not the stream itself
+        if stream.size <= LARGE_REPLY:
+            return
+        large = [s for s in self._replies.values() if s.ended and s.size > LARGE_REPLY]
+        size = sum(s.size for s in large)
+        for other in large[:-1]:
+            if size <= REPLIES_BYTES:
+                break
+            size -= other.size
+            self.forget(other.number)
+
+    def forget(self, number: int) -> None:
+        self._replies.pop(number, None)
 
     def resumed(self, last_event_id: str) -> tuple[EventStream, int]:
         """Return the stream that an event was on, and the event's number.

@@ -57,6 +57,7 @@ class FakeClient:
         self.listening = listening
         self.left_at = left_at
         self.messages: list[Outbound] = []
+        self.size = 0
         self.closed = False
 
     def message(self, message: Outbound) -> None:
@@ -64,6 +65,9 @@ class FakeClient:
 
     def heard(self) -> None:
         self.left_at = None
+
+    def asleep(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True

@@ -1,9 +1,9 @@
 import anyio
 import pytest
 
-from sessionproxy.core.exchange import Exchange
+from sessionproxy.core.exchange import Ask, Exchange, Outcome
 from sessionproxy.core.pauses import Pauses
-from sessionproxy.core.reaper import Ages, due
+from sessionproxy.core.reaper import Ages, due, unheard
 from sessionproxy.core.session import Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
 
@@ -124,3 +124,31 @@ async def test_several_sessions_are_judged_each_for_itself() -> None:
     now = anyio.current_time() + 1
     found = list(due([idle, fresh], now=now, ages=AGES, pauses=Pauses()))
     assert found == [(idle, StopReason.IDLE)]
+
+
+async def test_what_was_asked_of_a_client_that_is_away_is_given_up_at_the_idle_limit() -> None:
+    """DESIGN 5.3, 7: else its call, and the session with it, would never end."""
+    client = FakeClient()
+    session, backend = await ready_session(client)
+    sink = FakeSink()
+    exchange = Exchange("tools/call", None, client_id=b"1", sink=sink)
+    session.request(exchange)
+    answers: list[Outcome] = []
+    session.ask(Ask("elicitation/create", None, answers.append), exchange)
+    start = anyio.current_time()
+
+    def away(after: float, ages: Ages = AGES) -> bool:
+        return list(unheard([session], now=start + after, ages=ages, pauses=Pauses())) == [session]
+
+    assert not away(10**6)  # its stream is open
+    sink.attached = False
+    assert not away(10**6)  # that is when it was first found to be away
+    assert not away(10**6 + 299)
+    assert not away(10**6 + 10**6, Ages(idle=None))
+    session.notify("notifications/x", None)  # it is there after all
+    assert not away(10**6 + 301)
+    assert away(10**6 + 602)
+    session.give_up_asking()
+    assert [outcome.failure is not None for outcome in answers] == [True]
+    assert not away(10**9)
+    backend.reply(exchange)

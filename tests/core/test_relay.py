@@ -9,8 +9,8 @@ import pytest
 from sessionproxy.core.context import current_exchange
 from sessionproxy.core.exchange import Ask, Exchange, Forwarded, Hook, Outcome
 from sessionproxy.core.garbage import LOG_PERIOD, MAX_LINES
-from sessionproxy.core.relay import MAX_ASKS, MAX_TASK_TOKENS, Relay
-from sessionproxy.errors import BackendGone, Exit
+from sessionproxy.core.relay import MAX_ASKS, MAX_IN_FLIGHT, MAX_TASK_TOKENS, Relay
+from sessionproxy.errors import BackendBusy, BackendGone, Exit
 from sessionproxy.wire import Oversize
 
 from .fakes import FakeSink, FakeTransport, FakeUpstream, results
@@ -605,8 +605,33 @@ def test_what_has_no_answer_is_lost_and_counted_where_the_backend_does_not_read(
     wire.relay.notify("x/y", None)
     wire.relay.cancel(exchange, None)
     wire.says('"id":8,"method":"ping"')
-    wire.upstream.asks[0][0].answer(Outcome(result=b"{}"))
+    failure = BackendGone("gone")
+    wire.upstream.asks[0][0].answer(Outcome(failure=failure))
     assert wire.tally == {"backend_busy": 4}
+
+
+def test_a_clients_answer_that_the_backend_cannot_take_is_refused_and_waited_for_on() -> None:
+    """DESIGN 5.3: it is not lost unsaid."""
+    wire = Wire()
+    wire.says('"id":7,"method":"roots/list"')
+    (ask, _), = wire.upstream.asks
+    wire.transport.busy = True
+    with pytest.raises(BackendBusy):
+        ask.answer(Outcome(result=b"{}"))
+    wire.transport.busy = False
+    ask.answer(Outcome(result=b"[]"))
+    assert wire.transport.sent() == [{"jsonrpc": "2.0", "id": 7, "result": []}]
+
+
+def test_what_a_backend_has_to_answer_is_bounded_in_number() -> None:
+    """FAULTS F16: clients that hang up leave their calls in flight."""
+    wire = Wire()
+    calls = [wire.call(attached=False)[1] for _ in range(MAX_IN_FLIGHT + 1)]
+    assert len(wire.relay.in_flight()) == MAX_IN_FLIGHT
+    assert results(calls[-2:]) == ["in flight", "backend_busy"]
+    wire.says('"id":1,"result":1')
+    _, sink = wire.call()
+    assert results([sink]) == ["in flight"]
 
 
 def test_when_the_backend_is_gone_everything_is_settled_and_withdrawn() -> None:

@@ -598,3 +598,38 @@ async def test_calls_that_were_answered_in_time_are_not_cut_later() -> None:
         await anyio.sleep(100)
         assert results(sinks) == ["result"] * 5
         assert backend.cancelled == []
+
+
+# -- what it keeps in memory -----------------------------------------------------------------------
+
+
+async def test_what_a_call_was_sent_with_is_not_kept_while_it_runs() -> None:
+    """FAULTS F16: a client that hangs up leaves little; what is replayed on waking is kept."""
+    async with ready() as (session, _, _, _):
+        call_, subscribe = (
+            Exchange(method, b'{"uri":"x"}', client_id=b"1", sink=FakeSink())
+            for method in ("tools/call", "resources/subscribe")
+        )
+        session.request(call_)
+        session.request(subscribe)
+        assert call_.params is None
+        assert subscribe.params is not None
+
+
+async def test_a_failure_that_is_kept_keeps_no_backend() -> None:
+    async with ready() as (session, _, launcher, manager):
+        session.stop(StopReason.IDLE)
+        await until(lambda: session.state is SessionState.ASLEEP)
+        launcher.initialize = "refuses"
+        with pytest.raises(InitializeRefused):
+            await manager.ready(session)
+        assert session.start.failure is not None
+        assert session.start.failure.__traceback__ is None
+
+
+async def test_what_waits_for_its_client_counts_for_a_sleeper() -> None:
+    client = FakeClient()
+    async with ready(client=client) as (session, _, _, _):
+        before = session.size
+        client.size = 5000
+        assert session.size == before + 5000

@@ -17,7 +17,7 @@ from sessionproxy.core import manager as manager_module
 from sessionproxy.core.binding import SessionIds
 from sessionproxy.core.session import Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
-from sessionproxy.frontend import reply as reply_module
+from sessionproxy.frontend import stream as stream_module
 from sessionproxy.frontend.reply import Reply
 from sessionproxy.frontend.stream import KEPT_BYTES, EventStream, Streams
 from tests.rig.embedded import SCRIPTED, Embedded, gone, scripted, until
@@ -123,7 +123,7 @@ async def test_an_answer_that_nobody_fetches_is_dropped_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """FAULTS F26: kept for the resume ring, else dropped."""
-    monkeypatch.setattr(reply_module, "KEPT_SECONDS", SOON)
+    monkeypatch.setattr(stream_module, "KEPT_SECONDS", SOON)
     async with watched() as watch, watch.client("alice") as alice:
         async with alice.doing({"log": "x"}) as incoming:
             await incoming.message()
@@ -133,6 +133,21 @@ async def test_an_answer_that_nobody_fetches_is_dropped_in_time(
                 await anyio.sleep(0.01)
                 status = (await alice.send("GET", last_event_id=incoming.last_id)).status_code
         await alice.do()
+
+
+async def test_who_leaves_while_it_is_asked_something_does_not_keep_its_session_alive() -> None:
+    """FAULTS F26; DESIGN 7: the question is given up at the idle limit; then the call can end."""
+    async with watched(idle=0.2, linger=0) as watch, watch.client("alice") as alice:
+        steps = ({"log": "x"}, {"ask": {"method": "elicitation/create"}})
+        async with alice.doing(*steps, number=7) as incoming:
+            await incoming.message()
+            await incoming.message()
+        alice_s = session_of(watch, alice)
+        await until(lambda: alice_s.state is SessionState.ASLEEP)
+        assert alice_s.stop_reason is StopReason.IDLE
+        async with alice.listen(incoming.last_id) as resumed:
+            (answer,) = await resumed.rest()
+    assert "The client is gone" in json.dumps(answer["result"])
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["head not known", "head known"])

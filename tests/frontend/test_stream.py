@@ -1,5 +1,6 @@
 """One stream of events: what it keeps, what it gives up, and that nothing goes missing unsaid."""
 
+import gc
 import re
 from collections.abc import Callable
 
@@ -12,6 +13,9 @@ from sessionproxy.frontend.stream import (
     EVENT_BYTES,
     KEPT_BYTES,
     KEPT_EVENTS,
+    LARGE_REPLY,
+    MAX_REPLIES,
+    REPLIES_BYTES,
     TAKEN_BYTES,
     EventStream,
     Streams,
@@ -295,3 +299,89 @@ async def test_an_event_that_never_was_is_nothing_to_resume_from() -> None:
         with pytest.raises(StreamNotKept):
             streams.resumed(made_up)
     assert streams.resumed("0-0") == (streams.standalone(), 0)
+
+
+# -- all streams of a session ----------------------------------------------------------------------
+
+
+def replied(streams: Streams, size: int) -> EventStream:
+    """A POST's stream that has ended with an answer of so many bytes."""
+    stream = streams.open_reply(expected=False)
+    stream.end(note(1, size))
+    streams.ended(stream)
+    return stream
+
+
+def alive() -> int:
+    gc.collect()
+    return sum(isinstance(found, EventStream) for found in gc.get_objects())
+
+
+async def test_streams_that_ended_are_bounded_in_number() -> None:
+    """DESIGN 5.3: also before their minute is over."""
+    before = alive()
+    streams = Streams()
+    for _ in range(3 * MAX_REPLIES):
+        replied(streams, 100)
+    assert MAX_REPLIES <= alive() - before <= MAX_REPLIES + 1
+
+
+async def test_large_streams_that_ended_are_bounded_in_bytes_and_the_newest_is_kept() -> None:
+    """DESIGN 5.3, 5.9: one answer of any size can be fetched."""
+    before = alive()
+    streams = Streams()
+    small = replied(streams, 100)
+    for _ in range(20):
+        replied(streams, REPLIES_BYTES // 4)
+    assert alive() - before <= 1 + 4
+    last = replied(streams, 2 * REPLIES_BYTES)
+    assert alive() - before == 2
+    for stream in (small, last):
+        assert streams.resumed(f"{stream.number}-0")[0] is stream
+    assert REPLIES_BYTES // MAX_REPLIES <= LARGE_REPLY
+
+
+async def test_a_session_that_falls_asleep_keeps_only_what_was_not_read() -> None:
+    """DESIGN 7: ten thousand sleepers are to weigh little."""
+    streams = Streams()
+    stream = streams.standalone()
+    for n in range(1, 101):
+        streams.message(note(n, 1000))
+    ticket = stream.attach()
+    taken(stream, ticket)
+    streams.message(note(101, 1000))
+    assert streams.size > 100_000
+    streams.asleep()
+    assert 1000 < streams.size < 2000
+    again = stream.attach(after=50)
+    rest = taken(stream, again)
+    assert numbers(rest) == [101]
+    assert missing(rest) == 50
+
+
+async def test_a_reader_that_hung_up_on_its_way_no_longer_counts_as_there() -> None:
+    stream = EventStream(1, expected=True)
+    stream.lost(5.0)
+    assert not stream.attached
+    assert stream.left_at == 5.0
+    ticket = stream.attach()
+    stream.lost(6.0)  # of another connection
+    assert stream.attached
+    assert not stream.over(ticket)
+
+
+async def test_where_hardly_anything_may_be_dropped_the_new_one_is_and_nothing_is_searched() -> None:
+    """FAULTS F29: what must not be dropped fills the stream; its reader is not cut off for a log."""
+    stream = EventStream(0, expected=True)
+    n = 0
+    while stream.size < KEPT_BYTES:
+        n += 1
+        stream.put(note(n, 200))
+    first = stream.attach()
+    for extra in range(1000):
+        stream.put(log(n + 1 + extra))
+    assert stream.attached
+    assert stream.dropped == 1000
+    rest = taken(stream, first)
+    assert numbers(rest) == [*range(1, n + 1)]
+    assert missing(rest) == 1000
