@@ -6,6 +6,8 @@ Neighbours: `core.session` writes and replays it; the frontend tells clients of 
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from msgspec import Raw
+
 from .. import wire
 from ..errors import Exit
 from ..wire import Bytes, Remembers
@@ -49,15 +51,18 @@ class Memory:
     subscriptions: dict[bytes, Bytes] = field(default_factory=dict[bytes, Bytes])
 
     def note(self, kind: Remembers, params: Bytes | None) -> None:
-        """Keep `params` but for their `_meta`: its progress token was good for one request."""
-        fields = wire.members(params)
-        fields.pop("_meta", None)
+        """Keep `params` but for their `_meta`: its progress token was good for one request.
+
+        Of such as are too large to be taken apart, what the method is about.
+        """
+        fields = _lasting(params)
         kept, uri = wire.rebuilt(fields), bytes(fields.get("uri", b""))
+        keeps = len(uri) + len(kept) <= MAX_REMEMBERED
         if kind is Remembers.LOG_LEVEL:
-            self.log_level = kept if len(kept) <= MAX_REMEMBERED else None
+            self.log_level = kept if keeps else None
         elif kind is Remembers.UNSUBSCRIBE:
             self.subscriptions.pop(uri, None)
-        else:
+        elif keeps:
             self.subscriptions[uri] = kept
             while len(self.subscriptions) > MAX_SUBSCRIPTIONS or self._subscribed > MAX_REMEMBERED:
                 del self.subscriptions[next(iter(self.subscriptions))]
@@ -70,3 +75,12 @@ class Memory:
     def size(self) -> int:
         """Bytes it keeps in memory, about."""
         return self._subscribed + len(bytes(self.log_level or b""))
+
+
+def _lasting(params: Bytes | None) -> dict[str, Raw]:
+    fields = wire.members(params)
+    if not fields:
+        looked = {name: wire.member(params, name) for name in ("uri", "level")}
+        return {name: found for name, found in looked.items() if found is not None}
+    fields.pop("_meta", None)
+    return fields

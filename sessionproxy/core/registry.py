@@ -7,16 +7,17 @@ to it; `core.reaper` reads.
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ..errors import SessionNotFound
 from .ports import Identity
 from .session import Session
 from .state import SessionState
 
-SLEEPER_SIZE = 4096
+SLEEPER_SIZE: Final = 4096
 """Bytes that a sleeping session may keep on average; together they may keep `max_asleep` times
-as many, so that a few clients with large `initialize` bodies cannot fill the memory."""
+as many, so that a few clients with large `initialize` bodies cannot fill the memory. Where they
+do, those go that keep more than this each: nobody else has to pay for them."""
 
 
 class Registry(Protocol):
@@ -41,51 +42,79 @@ class Registry(Protocol):
     def __len__(self) -> int: ...
 
 
+class _Sleeper(NamedTuple):
+    session: Session
+    size: int
+    """As it was when it was filed: what is kept for its client may be forgotten meanwhile."""
+
+
 class LocalRegistry:
     """The registry of a node that is alone."""
 
     def __init__(self, max_asleep: int) -> None:
         self._max_asleep = max_asleep
         self._awake: dict[Identity, Session] = {}
-        self._asleep: OrderedDict[Identity, Session] = OrderedDict()
+        self._asleep: OrderedDict[Identity, _Sleeper] = OrderedDict()
+        self._large: OrderedDict[Identity, _Sleeper] = OrderedDict()
+        """Of those asleep, those above `SLEEPER_SIZE`."""
         self._asleep_size = 0
 
     def add(self, session: Session) -> None:
         self._awake[session.identity] = session
 
     def get(self, identity: Identity) -> Session:
-        session = self._awake.get(identity) or self._asleep.get(identity)
-        if session is None:
+        session = self._awake.get(identity)
+        if session is not None:
+            return session
+        sleeper = self._asleep.get(identity)
+        if sleeper is None:
             raise SessionNotFound("no such session")
-        return session
+        return sleeper.session
 
     def moved(self, session: Session) -> tuple[Session, ...]:
-        identity = session.identity
-        self._awake.pop(identity, None)
-        if self._asleep.pop(identity, None) is not None:
-            self._asleep_size -= session.size
+        self._forget(session.identity)
         if session.state is SessionState.ASLEEP:
-            self._asleep[identity] = session
-            self._asleep_size += session.size
-            return tuple(self._overdue())
+            self._keep(session)
+            return self._overdue()
         if session.state is not SessionState.CLOSED:
-            self._awake[identity] = session
+            self._awake[session.identity] = session
         return ()
 
-    def _overdue(self) -> Iterator[Session]:
-        """Yield the oldest sleepers until the rest is within the limits."""
-        count, size = len(self._asleep), self._asleep_size
-        for session in self._asleep.values():
-            if count <= self._max_asleep and size <= self._max_asleep * SLEEPER_SIZE:
-                return
-            count, size = count - 1, size - session.size
-            yield session
+    def _forget(self, identity: Identity) -> None:
+        self._awake.pop(identity, None)
+        sleeper = self._asleep.pop(identity, None)
+        if sleeper is not None:
+            self._large.pop(identity, None)
+            self._asleep_size -= sleeper.size
+
+    def _keep(self, session: Session) -> None:
+        sleeper = _Sleeper(session, session.size)
+        self._asleep[session.identity] = sleeper
+        self._asleep_size += sleeper.size
+        if sleeper.size > SLEEPER_SIZE:
+            self._large[session.identity] = sleeper
+
+    def _overdue(self) -> tuple[Session, ...]:
+        """Return the oldest large sleepers until the rest is small enough together, and the oldest
+        of all until they are few enough. No more of them are looked at than that takes."""
+        going: dict[Identity, Session] = {}
+        size = self._asleep_size
+        for identity, sleeper in self._large.items():
+            if size <= self._max_asleep * SLEEPER_SIZE:
+                break
+            going[identity] = sleeper.session
+            size -= sleeper.size
+        for identity, sleeper in self._asleep.items():
+            if len(self._asleep) - len(going) <= self._max_asleep:
+                break
+            going[identity] = sleeper.session
+        return tuple(going.values())
 
     def awake(self) -> tuple[Session, ...]:
         return tuple(self._awake.values())
 
     def asleep(self) -> Iterator[Session]:
-        return iter(tuple(self._asleep.values()))
+        return iter([sleeper.session for sleeper in self._asleep.values()])
 
     def __len__(self) -> int:
         return len(self._awake) + len(self._asleep)

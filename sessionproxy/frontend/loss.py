@@ -4,11 +4,9 @@ Neighbours: `frontend.endpoint` decides when; `core.session` says what was lost.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Final
 
 import msgspec
-from msgspec import Raw
 
 from .. import wire
 from ..core.memory import Loss
@@ -34,20 +32,31 @@ def told(loss: Loss, now: float) -> StateLost:
     return StateLost(f"{text} A fresh backend is ready; repeat your steps.")
 
 
-def annotated(result: Bytes, loss: Loss, now: float, *, tool: bool) -> bytes:
-    """Return `result` with a note about `loss` in `_meta`, and in the content of a tool result."""
-    fields = wire.members(result)
-    if not fields:
-        return bytes(result)
+def annotated(result: Bytes, loss: Loss, now: float, *, tool: bool) -> bytes | None:
+    """Return `result` with a note about `loss` in `_meta`, and in the content of a tool result.
+
+    Where one of the two has no place for it, in the other; None where neither has.
+    """
     note = {"reason": loss.reason.value, "secondsAgo": round(now - loss.at, 1)}
-    meta = {**wire.members(fields.get("_meta")), LOSS_KEY: Raw(msgspec.json.encode(note))}
-    fields["_meta"] = Raw(wire.rebuilt(meta))
-    if tool and "content" in fields:
-        with suppress(msgspec.DecodeError):  # no list: what the backend sent is what is shown
-            items: list[object] = [*msgspec.json.decode(fields["content"], type=list[Raw])]
-            items.append({"type": "text", "text": str(told(loss, now))})
-            fields["content"] = Raw(msgspec.json.encode(items))
-    return wire.rebuilt(fields)
+    meta = bytes(wire.member(result, "_meta") or b"")
+    meta = meta if meta.startswith(b"{") else b"{}"
+    changed = wire.with_member(meta, LOSS_KEY, msgspec.json.encode(note))
+    noted = None if changed is None else wire.with_member(result, "_meta", changed)
+    if not tool:
+        return noted
+    content = _with_text(bytes(wire.member(result, "content") or b""), str(told(loss, now)))
+    if content is None:
+        return noted
+    return wire.with_member(result if noted is None else noted, "content", content) or noted
+
+
+def _with_text(items: bytes, text: str) -> bytes | None:
+    """Return an encoded list with `text` at its end; None where it is no list."""
+    if not items.startswith(b"["):
+        return None
+    item = msgspec.json.encode({"type": "text", "text": text})
+    comma = b"," if items[1:-1].strip() else b""
+    return b"".join((items[:-1], comma, item, b"]"))
 
 
 def _why(loss: Loss) -> str:

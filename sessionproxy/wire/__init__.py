@@ -27,10 +27,12 @@ from .params import (
     cancelled_request_id,
     carries_progress_token,
     id_value,
+    member,
     members,
     progress_of,
     rebuilt,
     text_member,
+    with_member,
     with_progress_token,
 )
 from .versions import BATCHING_VERSIONS, HANDSHAKE_VERSIONS, PRIMED_VERSIONS
@@ -57,6 +59,7 @@ __all__ = [
     "encode_request",
     "encode_result",
     "id_value",
+    "member",
     "members",
     "method_of",
     "on_one_line",
@@ -65,5 +68,6 @@ __all__ = [
     "sniff_response_id",
     "split_batch",
     "text_member",
+    "with_member",
     "with_progress_token",
 ]

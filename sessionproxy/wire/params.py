@@ -1,8 +1,11 @@
-"""The few members inside `params` that a proxy has to read or replace.
+"""The few members inside `params` and results that a proxy has to read or replace.
 
-Everything else in them stays as it was written. Neighbours: `core.relay`.
+Everything else in them stays as it was written. What could have very many members is not taken
+apart: they are skipped over, and what is replaced is exchanged where it stands. Neighbours:
+`core.relay`, `core.session`, `core.memory`, `frontend.loss`.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,44 +13,120 @@ import msgspec
 from msgspec import Raw
 
 from ..errors import InvalidMessage
-from .message import Bytes
+from .message import MAX_ID, Bytes
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
 
 LARGE: Final = 256 * 1024
-"""Bytes of params from which on they are not taken apart: an object of a million members takes
-seconds to read, and skipping what is not looked for takes a fiftieth of that."""
+"""Bytes up to which an object is taken apart without a further look."""
+
+MANY: Final = LARGE // 5
+"""Colons, and so members at most, with which a larger one still is: as many as fit into `LARGE`.
+A million members take seconds to read and hundreds of megabytes; skipping over them takes a
+hundredth of that."""
+
 _META: Final = "_meta"
 _TOKEN: Final = "progressToken"
 
 
-def members(params: Bytes | None) -> dict[str, Raw]:
+def members(value: Bytes | None) -> dict[str, Raw]:
     """Return the members of an object, each still encoded; none where it is no object.
 
-    None either where it is nested too deep to read from here, though it was not for `decode`:
-    the depth that can be read shrinks with that of the stack.
+    None either where it has too many, or is nested too deep to read from here, though it was not
+    for `decode`: the depth that can be read shrinks with that of the stack.
     """
     try:
-        return _read(params)
+        return _read(value)
     except InvalidMessage:
         return {}
 
 
-def _read(params: Bytes | None) -> dict[str, Raw]:
-    """Raises: InvalidMessage: nested too deep to read from here."""
-    if params is None:
+def _read(value: Bytes | None) -> dict[str, Raw]:
+    """Raises: InvalidMessage: too many members, or nested too deep to read from here."""
+    if value is None:
         return {}
+    if len(value) > LARGE and _has_many(value):
+        raise InvalidMessage("too many members")
     try:
-        return _OBJECT.decode(params)
+        return _OBJECT.decode(value)
     except msgspec.DecodeError:
         return {}
     except RecursionError:
-        raise InvalidMessage("params is nested too deep") from None
+        raise InvalidMessage("nested too deep") from None
+
+
+def _has_many(value: Bytes) -> bool:
+    """Return whether a large object could have more than `MANY` members; a cheap look."""
+    return bytes(value).count(b":") > MANY
+
+
+def member(value: Bytes | None, name: str) -> Raw | None:
+    """Return one member of an object, still encoded; the others are skipped over.
+
+    None where there is no such, where it is no object, or nested too deep to read from here.
+    """
+    try:
+        return None if value is None else _look(value, name)
+    except InvalidMessage:
+        return None
+
+
+def _look(value: Bytes, name: str) -> Raw | None:
+    """Raises: InvalidMessage: nested too deep to read from here."""
+    try:
+        found: tuple[object, ...] = msgspec.structs.astuple(_looking_for(name).decode(value))
+    except msgspec.DecodeError:
+        return None
+    except RecursionError:
+        raise InvalidMessage("nested too deep") from None
+    return found[0] if isinstance(found[0], Raw) else None
+
+
+@functools.cache
+def _looking_for(name: str) -> msgspec.json.Decoder[msgspec.Struct]:
+    field = msgspec.field(name=name, default=msgspec.UNSET)
+    return msgspec.json.Decoder(
+        msgspec.defstruct("_Looked", [("found", Raw | msgspec.UnsetType, field)], gc=False)
+    )
 
 
 def rebuilt(fields: Mapping[str, Bytes]) -> bytes:
     """Return the object with these members, each as it was encoded."""
     return msgspec.json.encode({k: v if isinstance(v, Raw) else Raw(v) for k, v in fields.items()})
+
+
+def with_member(value: Bytes, name: str, new: bytes) -> bytes | None:
+    """Return the object with its member `name` as `new`, added where there was none.
+
+    None where it is no object, is nested too deep, or has too many members to find that one.
+    """
+    data = bytes(value)
+    if data[:1] != b"{":
+        return None
+    try:
+        if len(data) <= LARGE or not _has_many(data):
+            return rebuilt({**_read(data), name: new})
+        old = _look(data, name)
+    except InvalidMessage:
+        return None
+    if old is None:
+        return b"".join((b"{", msgspec.json.encode(name), b":", new, b",", data[1:]))
+    return _exchanged(data, name, bytes(old), new)
+
+
+def _exchanged(data: bytes, name: str, old: bytes, new: bytes) -> bytes | None:
+    """Return the object with its member `name` exchanged where it stands; None if not found.
+
+    The same bytes may stand elsewhere, so it is looked whether the right ones were exchanged.
+
+    Raises: InvalidMessage: nested too deep to look.
+    """
+    for at in (data.rfind(old), data.find(old)):
+        changed = b"".join((data[:at], new, data[at + len(old) :]))
+        now = _look(changed, name)
+        if now is not None and bytes(now) == new:
+            return changed
+    return None
 
 
 def carries_progress_token(params: Bytes) -> bool:
@@ -78,54 +157,30 @@ def with_progress_token(params: Bytes, token: bytes) -> tuple[bytes, bytes, bool
     return rebuilt(fields), bytes(old), "task" in fields
 
 
-class _Large(msgspec.Struct):
-    """What is looked for in large params."""
-
-    meta: Raw | msgspec.UnsetType = msgspec.field(name=_META, default=msgspec.UNSET)
-    task: Raw | msgspec.UnsetType = msgspec.UNSET
-
-
-_LARGE: Final = msgspec.json.Decoder(_Large)
-
-
 def _with_token_in_place(params: bytes, token: bytes) -> tuple[bytes, bytes, bool] | None:
     """As `with_progress_token`, by exchanging the encoded `_meta` where it stands.
 
-    The same bytes may stand elsewhere, so it is looked whether the right ones were exchanged.
-
-    Raises: InvalidMessage: they were not found, are too large, or stand too deep.
+    Raises: InvalidMessage: it was not found, is too large, or stands too deep.
     """
-    found = _large(params)
-    if found is None or isinstance(found.meta, msgspec.UnsetType):
+    found = _look(params, _META)
+    if found is None:
         return None
-    old = bytes(found.meta)
-    if len(old) > LARGE:
+    if len(found) > LARGE:
         raise InvalidMessage("_meta is too large")
-    meta = _read(found.meta)
+    meta = _read(found)
     if _TOKEN not in meta:
         return None
-    new = rebuilt({**meta, _TOKEN: token})
-    for at in (params.rfind(old), params.find(old)):
-        changed = params[:at] + new + params[at + len(old) :]
-        now = _large(changed)
-        if now is not None and bytes(now.meta or b"") == new:
-            return changed, bytes(meta[_TOKEN]), found.task is not msgspec.UNSET
-    raise InvalidMessage("params has its _meta several times")
-
-
-def _large(params: bytes) -> _Large | None:
-    try:
-        return _LARGE.decode(params)
-    except msgspec.DecodeError:
-        return None
-    except RecursionError:
-        raise InvalidMessage("params is nested too deep") from None
+    changed = _exchanged(params, _META, bytes(found), rebuilt({**meta, _TOKEN: token}))
+    if changed is None:
+        raise InvalidMessage("params has its _meta several times")
+    return changed, bytes(meta[_TOKEN]), _look(params, "task") is not None
 
 
 def progress_of(params: Bytes | None) -> tuple[int, float, dict[str, Raw]] | None:
     """Return token, progress and all members of a progress notification towards the client.
 
-    None where it has no token that the proxy could have given out, or no number as progress.
+    None where it has no token that the proxy could have given out, no number as progress, or too
+    many members.
     """
     fields = members(params)
     token, progress = bytes(fields.get(_TOKEN, b"")), bytes(fields.get("progress", b""))
@@ -137,16 +192,15 @@ def progress_of(params: Bytes | None) -> tuple[int, float, dict[str, Raw]] | Non
         return None
 
 
-def cancelled_request_id(params: Bytes | None) -> tuple[bytes, dict[str, Raw]] | None:
-    """Return the id a cancellation names, and all its members; None where it names none."""
-    fields = members(params)
-    named = fields.get("requestId")
-    return None if named is None else (bytes(named), fields)
+def cancelled_request_id(params: Bytes | None) -> bytes | None:
+    """Return the id a cancellation names; None where it names none that a request can have."""
+    named = member(params, "requestId")
+    return None if named is None or len(named) > MAX_ID else bytes(named)
 
 
 def text_member(value: Bytes, name: str) -> str | None:
     """Return the string member `name` of an encoded object; None where there is no such."""
-    raw = members(value).get(name)
+    raw = member(value, name)
     try:
         return None if raw is None else msgspec.json.decode(raw, type=str)
     except msgspec.DecodeError:

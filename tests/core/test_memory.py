@@ -1,5 +1,8 @@
-from sessionproxy.core.memory import MAX_SUBSCRIPTIONS, Memory
+import tracemalloc
+
+from sessionproxy.core.memory import MAX_REMEMBERED, MAX_SUBSCRIPTIONS, Memory
 from sessionproxy.wire import Remembers
+from sessionproxy.wire.params import MANY
 
 
 def test_subscriptions_that_are_remembered_are_bounded_and_the_oldest_go_first() -> None:
@@ -47,3 +50,32 @@ def test_only_the_last_log_level_is_kept_and_a_subscription_until_it_is_taken_ba
     memory.note(Remembers.UNSUBSCRIBE, b'{"uri":"a://3"}')
     assert memory.log_level == b'{"level":"error"}'
     assert list(memory.subscriptions.values()) == [b'{"uri":"a://2","x":1}']
+
+
+def test_what_is_too_large_to_keep_drives_nothing_else_out() -> None:
+    """DESIGN 7: the others are replayed on waking all the same."""
+    memory = Memory()
+    memory.note(Remembers.SUBSCRIBE, b'{"uri":"a://1"}')
+    memory.note(Remembers.SUBSCRIBE, b'{"uri":"a://2","x":"%b"}' % (b"x" * MAX_REMEMBERED))
+    assert list(memory.subscriptions) == [b'"a://1"']
+
+
+def test_of_a_million_members_only_what_matters_is_looked_for() -> None:
+    """FAULTS I8: taking them apart would hold up everybody; counted in what is allocated."""
+    memory = Memory()
+    many = b",".join(b'"k%07d":1' % number for number in range(4 * MANY))
+    requests = [
+        (Remembers.SUBSCRIBE, b'{"_meta":{%b},"uri":"a://1"}' % many),
+        (Remembers.SUBSCRIBE, b'{"uri":"a://2",%b}' % many),
+        (Remembers.UNSUBSCRIBE, b'{%b,"uri":"a://2"}' % many),
+        (Remembers.LOG_LEVEL, b'{%b,"level":"error"}' % many),
+    ]
+    tracemalloc.start()
+    try:
+        for kind, params in requests:
+            memory.note(kind, params)
+        assert tracemalloc.get_traced_memory()[1] < len(many) // 10
+    finally:
+        tracemalloc.stop()
+    assert memory.subscriptions == {b'"a://1"': b'{"uri":"a://1"}'}
+    assert memory.log_level == b'{"level":"error"}'

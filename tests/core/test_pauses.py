@@ -4,16 +4,18 @@ A virtual clock that is moved by hand, with nobody running meanwhile, is such a 
 """
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sessionproxy.core.manager import Limits, SessionManager
-from sessionproxy.core.pauses import BEAT, LATE, MAX_KEPT, WORTH_TELLING, Pauses
+from sessionproxy.core.pauses import BEAT, LATE, MAX_KEPT, WORTH_TELLING, Pauses, Record
 from sessionproxy.core.reaper import PERIOD, Ages
 from sessionproxy.core.session import SILENT_CALLS, Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
@@ -112,6 +114,65 @@ async def test_old_pauses_are_kept_in_sum() -> None:
         assert pauses.kept == MAX_KEPT
         paused = pauses.within(begun, pauses.look())
         assert paused == pytest.approx(2 * MAX_KEPT * 10, abs=2 * MAX_KEPT * BEAT)
+
+
+DAY = 24 * 3600.0
+LENGTHS = st.floats(LATE, 10) | st.floats(LATE, DAY / 10)
+GAPS = st.floats(BEAT, 2 * BEAT) | st.floats(BEAT, 10) | st.floats(BEAT, DAY / 10)
+
+
+def record_of(times: Iterable[tuple[float, float]]) -> tuple[Record, list[tuple[float, float]]]:
+    """Return the record of pauses that each come so long after the last one and last so long, and
+    when each begun and ended."""
+    record, exact, now = Record(), list[tuple[float, float]](), 0.0
+    for gap, length in times:
+        begun, now = now + gap, now + gap + length
+        record.add(begun, now)
+        exact.append((begun, now))
+    return record, exact
+
+
+def check(times: Iterable[tuple[float, float]], most: float) -> None:
+    """Compare what is counted with the truth, whenever a limit began: never less of it, and more
+    at `most` by such a part of the time that it has lasted."""
+    record, exact = record_of(times)
+    now, later = exact[-1][1] + BEAT, 0.0
+    for begun, ended in reversed(exact):
+        truths = {
+            ended + BEAT / 2: later,
+            ended: later,
+            (begun + ended) / 2: later + (ended - begun) / 2,
+            begun: later + ended - begun,
+            begun - BEAT / 2: later + ended - begun,
+        }
+        later += ended - begun
+        for time, true in truths.items():
+            counted = record.within(time, now)
+            assert true - 1e-3 <= counted <= true + most * (now - time) + 1e-3
+    assert record.within(0.0, now) == pytest.approx(later)
+    assert len(record) == min(len(exact), MAX_KEPT)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(GAPS, LENGTHS), max_size=40),
+    st.lists(st.tuples(GAPS, LENGTHS), min_size=1, max_size=40),
+    st.sampled_from([1, MAX_KEPT, 4 * MAX_KEPT]),
+)
+def test_a_limit_gets_all_pauses_since_it_began_and_hardly_more(
+    once: list[tuple[float, float]], often: list[tuple[float, float]], repeated: int
+) -> None:
+    """FAULTS F42, F43: against all pauses there were, of which only some are kept apart."""
+    check([*once, *often * (repeated // len(often) + 1)], 1 / 6)
+
+
+@pytest.mark.parametrize("stalls", [64, 1000, 5000])
+def test_a_long_pause_is_not_given_to_what_began_after_it(stalls: int) -> None:
+    """FAULTS F42: a night's suspension, ten quiet minutes, and a loop that stalls all the time."""
+    record, exact = record_of([(1.0, 8 * 3600.0), (600.0, 1.0), *[(1.0, 1.0)] * (stalls - 1)])
+    begun, now = exact[0][1] + 100, exact[-1][1]
+    assert stalls - 0.001 <= record.within(begun, now) <= stalls + (now - begun) / 16
+    check([(1.0, 8 * 3600.0), (600.0, 1.0), *[(1.0, 1.0)] * stalls], 1 / 16)
 
 
 async def test_a_scope_gets_as_much_more_time() -> None:

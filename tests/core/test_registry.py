@@ -6,7 +6,7 @@ from sessionproxy.core.session import Session
 from sessionproxy.core.state import EndReason, SessionState
 from sessionproxy.errors import SessionNotFound
 
-from .fakes import session_of
+from .fakes import FakeClient, session_of
 
 
 async def asleep_in(registry: LocalRegistry, *keys: str, size: int = 0) -> list[Session]:
@@ -97,13 +97,58 @@ async def test_one_that_slept_again_counts_from_then() -> None:
     assert b.end_reason is EndReason.EVICTED
 
 
-async def test_sleepers_that_are_large_together_must_go_too() -> None:
-    """DESIGN 7: at most 4 KiB each, here on average."""
+async def test_of_sleepers_that_are_large_together_the_large_ones_must_go() -> None:
+    """DESIGN 7: at most 4 KiB each, here on average; who keeps to that pays for nobody else."""
     registry = LocalRegistry(10)
     assert SLEEPER_SIZE == 4096
     small = await asleep_in(registry, *"abcd", size=SLEEPER_SIZE)
-    large = await asleep_in(registry, "large", size=7 * SLEEPER_SIZE)
-    assert list(registry.asleep()) == [*small[1:], *large]
+    first, second, third = await asleep_in(registry, "x", "y", "z", size=3 * SLEEPER_SIZE)
+    assert list(registry.asleep()) == [*small, second, third]
+    assert first.end_reason is EndReason.EVICTED
+    await asleep_in(registry, "huge", size=1000 * SLEEPER_SIZE)
+    assert list(registry.asleep()) == small
+
+
+async def test_large_sleepers_go_first_and_then_the_oldest_of_too_many() -> None:
+    registry = LocalRegistry(4)
+    a, large, b, c = [
+        *await asleep_in(registry, "a"),
+        *await asleep_in(registry, "large", size=4 * SLEEPER_SIZE),
+        *await asleep_in(registry, *"bc"),
+    ]
+    (d,) = await asleep_in(registry, "d", size=SLEEPER_SIZE)
+    assert large.end_reason is EndReason.EVICTED
+    assert list(registry.asleep()) == [a, b, c, d]
+    (e,) = await asleep_in(registry, "e")
+    assert list(registry.asleep()) == [b, c, d, e]
+
+
+async def test_a_large_sleeper_that_woke_is_no_sleeper() -> None:
+    registry = LocalRegistry(4)
+    (large,) = await asleep_in(registry, "large", size=4 * SLEEPER_SIZE)
+    large.state = SessionState.STARTING
+    registry.moved(large)
+    await asleep_in(registry, "a", size=4 * SLEEPER_SIZE)
+    assert large.end_reason is None
+    await asleep_in(registry, "b", size=4 * SLEEPER_SIZE)
+    assert large.end_reason is None
+    assert [s.identity.key for s in registry.asleep()] == ["b"]
+
+
+async def test_a_sleeper_whose_size_changes_is_counted_as_it_fell_asleep() -> None:
+    """What is kept for its client is forgotten after a while."""
+    registry = LocalRegistry(2)
+    client = FakeClient()
+    for turn in range(10):
+        session = session_of(str(turn), state=SessionState.ASLEEP, client=client)
+        client.size = 2 * SLEEPER_SIZE
+        let_go(registry, registry.moved(session))
+        assert session.end_reason is None
+        client.size = 0
+        session.state = SessionState.CLOSED
+        registry.moved(session)
+    await asleep_in(registry, "y", "z", size=SLEEPER_SIZE)
+    assert len(tuple(registry.asleep())) == 2
 
 
 async def test_sizes_are_given_back_when_sleepers_wake_or_go() -> None:

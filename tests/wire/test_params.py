@@ -1,4 +1,6 @@
 import tracemalloc
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 
 from sessionproxy import wire
 from sessionproxy.errors import InvalidMessage
-from sessionproxy.wire.params import LARGE, carries_progress_token, with_progress_token
+from sessionproxy.wire.message import MAX_ID
+from sessionproxy.wire.params import LARGE, MANY, carries_progress_token, with_progress_token
 
 ESCAPED = b'{"_meta":{"\\u0070rogress\\u0054oken":7},"x":1}'
 
@@ -122,14 +125,16 @@ def test_progress_without_a_token_of_ours_or_without_a_number_is_none(params: by
         (b"{}", None),
         (b"[7]", None),
         (None, None),
+        (b'{"\\u0072equestId":7}', b"7"),
+        (b'{"requestId":"%b"}' % (b"x" * MAX_ID), None),  # longer than any that was accepted
+        (b'{"requestId":1,"x":' + b"[" * 2000 + b"]" * 2000 + b"}", None),
     ],
 )
 def test_a_cancellation_names_the_id_as_it_was_written(
     params: bytes | None, named: bytes | None
 ) -> None:
     """2025-11-25 basic/utilities/cancellation."""
-    found = wire.cancelled_request_id(params)
-    assert (found and found[0]) == named
+    assert wire.cancelled_request_id(params) == named
 
 
 @pytest.mark.parametrize(
@@ -284,15 +289,98 @@ def test_large_params_whose_token_cannot_be_replaced_are_refused(params: bytes) 
         with_progress_token(params % FILLER, b"42")
 
 
-def test_a_million_members_are_not_taken_apart() -> None:
-    """FAULTS I8: reading them would hold up everybody; counted in what is allocated."""
-    members_ = b",".join(b'"k%07d":1' % number for number in range(200_000))
-    params = b'{%b,"_meta":{"progressToken":7}}' % members_
+def object_of(count: int, *others: bytes) -> bytes:
+    """Return an object of `count` small members and the given ones, in the middle."""
+    small = [b'"k%07d":1' % number for number in range(count)]
+    return b"{%b}" % b",".join((*small[: count // 2], *others, *small[count // 2 :]))
+
+
+def peak_of(call: Callable[[], object]) -> int:
+    """Return how many bytes `call` allocates at most."""
     tracemalloc.start()
     try:
-        found = with_progress_token(params, b"42")
-        _, peak = tracemalloc.get_traced_memory()
+        call()
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+LOOKED_FOR = b'"requestId":7,"progressToken":7,"progress":1,"protocolVersion":"v"'
+
+
+Look = Callable[[bytes], object]
+LOOKS: list[tuple[Look, object]] = [
+    (wire.cancelled_request_id, b"7"),
+    (partial(wire.text_member, name="protocolVersion"), "v"),
+    (partial(wire.text_member, name="progress"), None),
+    (wire.members, {}),
+    (wire.progress_of, None),
+]
+
+
+@pytest.mark.parametrize(("look", "found"), LOOKS)
+def test_what_has_a_million_members_is_looked_into_and_not_taken_apart(
+    look: Look, found: object
+) -> None:
+    """FAULTS I8: reading them would hold up everybody; counted in what is allocated."""
+    params = object_of(4 * MANY, LOOKED_FOR)
+    assert look(params) == found
+    assert peak_of(lambda: look(params)) < len(params) // 100
+
+
+def test_a_token_among_a_million_members_is_replaced_where_it_stands() -> None:
+    """FAULTS I8, as above."""
+    params = object_of(4 * MANY, b'"_meta":{"progressToken":7}')
+    found = with_progress_token(params, b"42")
     assert found is not None
-    assert peak < 5 * len(params)
+    assert msgspec.json.decode(found[0])["_meta"] == {"progressToken": 42}
+    assert peak_of(lambda: with_progress_token(params, b"42")) < 5 * len(params)
+
+
+def test_what_is_large_with_few_members_is_taken_apart() -> None:
+    """DESIGN 5.4: nothing of it is lost, though its text may have a colon here and there."""
+    params = b'{"progressToken":7,"progress":1,"message":"%b%b"}' % (FILLER, b":" * (MANY // 2))
+    found = wire.progress_of(params)
+    assert found is not None
+    assert wire.rebuilt(found[2]) == params
+    assert len(wire.members(params)) == 3
+
+
+@pytest.mark.parametrize("value", [None, b"[]", b"1", b'{"b":1}', b"{" * 2000])
+def test_a_member_of_what_has_none_such_is_none(value: bytes | None) -> None:
+    assert wire.member(value, "a") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"{}", b'{"a":2}'),
+        (b'{"b":[1.50]}', b'{"b":[1.50],"a":2}'),
+        (b'{"a":{},"b":1}', b'{"a":2,"b":1}'),
+        (b'{"\\u0061":1}', b'{"a":2}'),
+        (b"[]", None),
+        (b"null", None),
+        (b'{"a":1,"b":' + b"[" * 2000 + b"]" * 2000 + b"}", None),
+    ],
+)
+def test_a_member_is_added_or_replaced(value: bytes, expected: bytes | None) -> None:
+    """DESIGN 5.4: the others stay as they are."""
+    assert wire.with_member(value, "a", b"2") == expected
+
+
+@pytest.mark.parametrize(
+    "others",
+    [(), (b'"a":[1, {"a":0}]',), (b'"b":[1, {"a":0}]', b'"\\u0061" : [1, {"a":0}]')],
+)
+def test_among_a_million_members_one_is_added_or_replaced(others: tuple[bytes, ...]) -> None:
+    """DESIGN 5.4, FAULTS I8: the others stay where they are."""
+    value = object_of(2 * MANY, *others)
+    changed = wire.with_member(value, "a", b"[2]")
+    assert changed is not None
+    assert json(changed) == {**msgspec.json.decode(value), "a": [2]}
+    assert peak_of(lambda: wire.with_member(value, "a", b"[2]")) < 5 * len(value)
+
+
+def test_a_member_that_cannot_be_told_from_its_like_is_not_replaced() -> None:
+    value = object_of(2 * MANY, b'"b":[0]', b'"a":[0]', b'"c":[0]')
+    assert wire.with_member(value, "a", b"[2]") is None
