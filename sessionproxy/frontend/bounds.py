@@ -50,9 +50,9 @@ class Bounds:
 
     head: float = 10.0
     """For a head to arrive, from its first byte on; the first one of a connection has to begin
-    within it, too."""
+    within it, too, and so has one behind blank lines, or behind what was answered early."""
     body: float = 30.0
-    """For a body to arrive, from the end of its head on."""
+    """For a body to arrive, from the end of its head on, or from when it is read on."""
     head_size: int = 64 * 1024
     """Of a whole head. One that does not end is noticed within two reads after so many."""
     ahead: int = 64 * 1024
@@ -161,7 +161,8 @@ class BoundedHttp(HttpToolsProtocol):
     # Of the request that is being received, and of the connection: set before `connection_made`.
     _phase: Phase = Phase.NONE
     _owed: Phase | None = None
-    """What `patience` waits for; None: something that has begun since."""
+    """What `patience` waits for the end of, HEAD where none has begun, too; None: not for what has
+    begun or ended since, or is not read any further."""
     _fed: int = 0
     """Bytes since, and with, the read in which the head began."""
     _first: int = 0
@@ -208,22 +209,46 @@ class BoundedHttp(HttpToolsProtocol):
             return
         if self._phase is Phase.HEAD and self._fed - self._first > self.bounds.head_size:
             self.refuse(HeadTooLarge(f"the head has more than {self.bounds.head_size} bytes"))
-        elif self._phase is not self._owed:
-            self._owed = self._phase
-            if self._phase is Phase.NONE:
+        elif self._phase is not Phase.NONE:
+            if self._phase is not self._owed:
+                self._wait_for(self._phase)
+        elif self._answering():
+            if self._owed is not Phase.NONE:
+                self._owed = Phase.NONE
                 self.patience.forget(self)
-            else:
-                seconds = self.bounds.head if self._phase is Phase.HEAD else self.bounds.body
-                self.patience.expect(self, seconds)
+        elif self._owed is not Phase.HEAD:
+            # Idle, but what came has stopped uvicorn's timer: blank lines, of which the parser does
+            # not tell, or the rest of a request that was answered early.
+            self._wait_for(Phase.HEAD)
+
+    def _wait_for(self, phase: Phase) -> None:
+        self._owed = phase
+        self.patience.expect(self, self.bounds.head if phase is Phase.HEAD else self.bounds.body)
+
+    def _answering(self) -> bool:
+        """Return whether a request that was parsed is not answered yet."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
+        return bool(self.pipeline) or (cycle is not None and not cycle.response_complete)
 
     def _read_on(self, size: int) -> None:
-        """Read behind requests that wait, which uvicorn does not: else nobody sees a hang-up."""
+        """Read behind requests that wait, which uvicorn does not: else nobody sees a hang-up.
+
+        What is not read any further until another request is answered is nobody's fault.
+        """
         if not self.pipeline:
             self._ahead = 0
             return
         self._ahead += size
         if self._ahead <= self.bounds.ahead and len(self.cycle.body) <= HIGH_WATER_LIMIT:
             self.flow.resume_reading()
+        elif self._phase and self.flow.read_paused:
+            self._owed = None
+            self.patience.forget(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()  # reads on
+        if self._phase:
+            self._expect()
 
     def on_message_begin(self) -> None:
         self._phase = Phase.HEAD
@@ -242,6 +267,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._phase = Phase.NONE
+        self._owed = None
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -260,13 +286,13 @@ class BoundedHttp(HttpToolsProtocol):
             self.refuse(HeadTimeout(f"the head did not arrive in {self.bounds.head:g} s"))
         elif self._phase is Phase.BODY:
             self.refuse(BodyTimeout(f"the body did not arrive in {self.bounds.body:g} s"))
-        else:  # it has said nothing at all
+        else:  # no request has begun
             self.transport.close()
 
     def refuse(self, error: ProxyError) -> None:
         """Answer what will not be read any further, and close once the client can have seen it."""
         logger.info("refused: %s (%s)", error.reason, error)
-        silent = self._is_answering()
+        silent = self._has_no_room()
         self._refused = True
         self._hang_up()
         if silent:  # in the middle of another answer, or after it: there is no room for this one
@@ -277,7 +303,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.patience.expect(self, self.bounds.linger)
 
-    def _is_answering(self) -> bool:
+    def _has_no_room(self) -> bool:
         """Return whether an answer is due or on its way that would have to come first."""
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
         if self.pipeline:

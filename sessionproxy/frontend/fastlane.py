@@ -13,7 +13,7 @@ shutdown it keeps. Neighbours: `serve` installs it; `frontend.endpoint` does the
 import asyncio
 import re
 from collections import Counter
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from typing import Any, ClassVar, Final, NamedTuple
 from weakref import ref
 
 from uvicorn import Config
@@ -166,7 +166,9 @@ class FastLane(BoundedHttp):
     def _take(self, data: bytes) -> bool:
         """Begin with `data` if it is one request with a head that was vouched for, so far."""
         at = self._digits_at
-        if not at or self._phase or self.flow.write_paused or self._answering():
+        if not at or self._phase or self._owed or self._refused:  # or `patience` would wait on
+            return False
+        if self.flow.write_paused or self._answering():
             return False
         end_of_digits = data.find(b"\r\n", at, at + 12)
         end = data.find(b"\r\n\r\n", end_of_digits - 2) + 4
@@ -181,19 +183,14 @@ class FastLane(BoundedHttp):
             return False
         length = int(digits)
         missing = end + length - len(data)
-        if missing == 0:
-            return self._begin(session, data[end:])
         if missing < 0 or length > self._heads.max_body:
             return False
+        if missing == 0:
+            return self._begin(session, data[end:])
         self._session = session
         self._parts, self._awaited = [data[:end], data[end:]], missing
         self.patience.expect(self, self.bounds.body)
         return True
-
-    def _answering(self) -> bool:
-        """Return whether a request that took the ordinary way is not answered yet."""
-        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
-        return bool(self.pipeline) or (cycle is not None and not cycle.response_complete)
 
     def _begin(self, session: Session, body: bytes) -> bool:
         reply = self._heads.endpoint.begin_fast(session, body)
@@ -234,7 +231,10 @@ class FastLane(BoundedHttp):
 
     def _decided(self) -> None:
         reply, self._reply = self._reply, None
-        if reply is None or self.transport.is_closing():
+        if reply is None:
+            return
+        if self.transport.is_closing():  # `connection_lost` does not find the reply any more
+            reply.lost()
             return
         body = reply.body
         if body is None:

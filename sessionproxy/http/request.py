@@ -6,8 +6,7 @@ Neighbours: `frontend` calls it; failures are `FrontendError`s that it turns int
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
-import anyio
-
+from ..core.pauses import Pauses
 from ..errors import BodyTimeout, BodyTooLarge, ConflictingHeaders
 
 Scope = MutableMapping[str, Any]
@@ -76,17 +75,18 @@ def path_within(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
-async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
+async def read_body(receive: Receive, headers: Headers, limit: int, pauses: Pauses) -> bytes:
     """Return the whole body, of at most `limit` bytes.
 
     Raises:
         BodyTooLarge: it is longer, or says that it will be; the rest is not read.
-        BodyTimeout: it did not arrive within `BODY_DEADLINE` seconds, or the client left.
+        BodyTimeout: it did not arrive within `BODY_DEADLINE` seconds, `pauses` not counted, or the
+            client left.
     """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"the body has more than {limit} bytes")
-    with anyio.move_on_after(BODY_DEADLINE):
+    with pauses.move_on_after(BODY_DEADLINE):
         message = await receive()
         body: bytes = message.get("body", b"")
         if message["type"] == "http.request" and not message.get("more_body", False):

@@ -4,6 +4,9 @@ Deadlines are turned down, and what is awaited is the end of a connection. Neigh
 `frontend.bounds` has the rules; `tests.frontend.test_fastlane` the short way that must keep them.
 """
 
+import json
+import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
@@ -19,11 +22,13 @@ from sessionproxy.frontend.bounds import (
     REFUSALS_AT_ONCE,
     BoundedHttp,
     Bounds,
+    Owing,
     Patience,
     connections_beside,
 )
+from sessionproxy.http import request as http_request
 from tests.rig.embedded import SCRIPTED, scripted, until
-from tests.rig.http import ACCEPT, PATIENCE
+from tests.rig.http import ACCEPT, PATIENCE, Json, request
 from tests.rig.invariants import watched, watched_process
 from tests.rig.limits import open_files
 from tests.rig.recorded import Recorded
@@ -101,6 +106,21 @@ async def served(stream: SocketStream, what: bytes = GET + b"\r\n") -> bytes:
         return await stream.receive()
 
 
+async def heard(stream: SocketStream, what: bytes, *, before: bytes = b"") -> bytes:
+    """Return all that comes until `what` does, with what came `before`."""
+    received = before
+    with anyio.fail_after(PATIENCE):
+        while what not in received:
+            received += await stream.receive()
+    return received
+
+
+async def let_deadlines_pass(port: int) -> None:
+    """Wait for as long as a connection is kept that says nothing."""
+    async with connected(port) as silent:
+        assert await rest(silent) == b""
+
+
 # -- heads that do not end -------------------------------------------------------------------------
 
 UNFINISHED: Final = {
@@ -146,6 +166,47 @@ async def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.Monk
     bounded(monkeypatch, SHORT)
     async with watched() as watch, connected(watch.proxy.port) as stream:
         assert await rest(stream) == b""
+
+
+@pytest.mark.parametrize("drips", [False, True])
+@pytest.mark.parametrize("requests", [0, 1, 2])
+async def test_blank_lines_buy_no_time(
+    requests: int, drips: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS F47: they may come before a request (RFC 9112 section 2.2), but are not one.
+
+    Neither on a new connection nor on one that was used, by the ordinary way or by the short one.
+    """
+    bounded(monkeypatch, SHORT)
+    async with watched() as watch, watch.client("alice") as alice:
+        async with connected(watch.proxy.port) as stream:
+            for _ in range(requests):
+                assert (await served(stream, ping(alice))).startswith(b"HTTP/1.1 200 ")
+            await stream.send(b"\r\n")
+            assert await answered_while(stream, b"\r\n" * 1000 if drips else b"") == b""
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_call_with_blank_lines_about_it_has_all_its_time(
+    known: bool, behind: bool, monkeypatch: pytest.MonkeyPatch, patiences: list[Patience]
+) -> None:
+    """RFC 9112 section 2.2: they are to be ignored. The deadline is none of the answer's."""
+    bounded(monkeypatch, SHORT)
+    running = watched(bystander=False)
+    async with running as watch, watch.client("alice") as alice, connected(watch.proxy.port) as s:
+        await served(s, ping(alice) if known else GET + b"\r\n")
+        if not behind:
+            await s.send(b"\r\n")
+            await until(lambda: patiences[0].waiting == 1)
+        await s.send(asking(alice, "held", {"wait": "go"}))
+        (session,) = watch.proxy.manager.registry.awake()
+        await until(lambda: session.leases == 1)
+        if behind:
+            await s.send(b"\r\n")
+        await let_deadlines_pass(watch.proxy.port)
+        await alice.do({"release": "go"})
+        await heard(s, b'"id":"held"')
 
 
 async def test_who_finishes_in_time_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +294,18 @@ async def test_a_large_head_behind_a_call_waits_for_nobody(monkeypatch: pytest.M
 
 def ping(client: Recorded, *, length: int | None = None) -> bytes:
     """A request of a session as bytes; `length`: what is said of its body's."""
-    body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+    return post(client, request("ping"), length=length)
+
+
+def asking(client: Recorded, name: str, *steps: Json, pad: int = 0) -> bytes:
+    """A request whose answer comes after `steps`, with `name` for its id; `pad`: bytes more."""
+    params = {"pad": "x" * pad, "_meta": {"steps": steps}}
+    return post(client, {**request("ping", params), "id": name})
+
+
+def post(client: Recorded, message: Json, *, length: int | None = None) -> bytes:
+    """A message of a session as bytes, always with the same head but for the length."""
+    body = json.dumps(message).encode()
     size = len(body) if length is None else length
     lines = [f"{name}: {value}\r\n".encode() for name, value in client.headers.items()]
     head = b"POST /mcp HTTP/1.1\r\n" + HOST + b"".join(lines)
@@ -278,6 +350,128 @@ async def test_a_body_that_goes_on_after_its_answer_is_cut_off(
         head = b"POST /nowhere HTTP/1.1\r\n" + HOST + b"content-length: 100000\r\n\r\n"
         assert (await served(stream, head)).startswith(b"HTTP/1.1 404 ")
         assert await answered_while(stream, b"x" * 10_000) == b""
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_body_that_the_proxy_does_not_read_is_not_late(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS F47, I3: behind a call, more than `ahead` is not read. That is not the client's doing,
+    and the call before it has its answer, and so has this one."""
+    bounded(monkeypatch, SHORT)
+    async with watched(bystander=False) as watch, watch.client("alice") as alice:
+        async with connected(watch.proxy.port) as stream, anyio.create_task_group() as tasks:
+            await served(stream, ping(alice) if known else GET + b"\r\n")
+            steps: list[Json] = [{"wait": "one"}, {"log": ""}, {"wait": "two"}]
+            await stream.send(asking(alice, "first", *steps))
+            (session,) = watch.proxy.manager.registry.awake()
+            await until(lambda: session.leases == 1)
+            large = asking(alice, "second", pad=1024 * KIB)
+            tasks.start_soon(stream.send, large)
+            await alice.do({"release": "one"})
+            received = await heard(stream, b"notifications/message")
+            await let_deadlines_pass(watch.proxy.port)
+            await alice.do({"release": "two"})
+            received = await heard(stream, b'"id":"first"', before=received)
+            await heard(stream, b'"id":"second"', before=received)
+
+
+async def test_a_body_that_is_read_on_has_all_its_time_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F47: what it had left may be much too little; while nobody reads, nobody waits."""
+    bounded(monkeypatch, LONG)
+    waits: defaultdict[Owing, list[float]] = defaultdict(list)
+    """Of each connection; 0: it is not waited for."""
+    expect, forget = Patience.expect, Patience.forget
+
+    def expected(self: Patience, connection: Owing, seconds: float) -> None:
+        waits[connection].append(seconds)
+        expect(self, connection, seconds)
+
+    def forgot(self: Patience, connection: Owing) -> None:
+        waits[connection].append(0)
+        forget(self, connection)
+
+    async with watched(bystander=False) as watch, watch.client("alice") as alice:
+        async with connected(watch.proxy.port) as stream, anyio.create_task_group() as tasks:
+            await stream.send(asking(alice, "first", {"wait": "go"}))
+            (session,) = watch.proxy.manager.registry.awake()
+            await until(lambda: session.leases == 1)
+            monkeypatch.setattr(Patience, "expect", expected)
+            monkeypatch.setattr(Patience, "forget", forgot)
+            read_on = anyio.Event()
+
+            async def send() -> None:
+                large = asking(alice, "second", pad=1024 * KIB)
+                await stream.send(large[:-1])
+                await read_on.wait()
+                await stream.send(large[-1:])
+
+            tasks.start_soon(send)
+            await until(lambda: [LONG.body, 0] in waits.values())
+            (seen,) = waits.values()
+            await alice.do({"release": "go"})
+            await until(lambda: seen == [LONG.body, 0, LONG.body])
+            read_on.set()
+            await heard(stream, b'"id":"second"')
+            assert seen == [LONG.body, 0, LONG.body, 0]
+
+
+async def test_a_body_that_is_read_on_and_does_not_end_gets_408(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F47: also where nothing more comes of it at all."""
+    bounded(monkeypatch, SHORT)
+    async with watched(bystander=False) as watch, watch.client("alice") as alice:
+        async with connected(watch.proxy.port) as stream:
+            await stream.send(asking(alice, "first", {"wait": "go"}))
+            (session,) = watch.proxy.manager.registry.awake()
+            await until(lambda: session.leases == 1)
+            await stream.send(asking(alice, "second", pad=1024 * KIB)[: 100 * KIB])
+            await let_deadlines_pass(watch.proxy.port)
+            await alice.do({"release": "go"})
+            assert (await heard(stream, b'"id":"first"')).startswith(b"HTTP/1.1 200 ")
+            assert b"HTTP/1.1 408 " in await rest(stream)
+
+
+STALL: Final = 2.0
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_body_is_not_late_because_nothing_ran(
+    known: bool, monkeypatch: pytest.MonkeyPatch, patiences: list[Patience]
+) -> None:
+    """FAULTS F42, F43: by neither of the two deadlines, the server's and the endpoint's."""
+    bounded(monkeypatch, Bounds(body=0.75 * STALL, look=0.05))
+    monkeypatch.setattr(http_request, "BODY_DEADLINE", 0.75 * STALL)
+    async with watched(bystander=False) as watch, watch.client("alice") as alice:
+        async with connected(watch.proxy.port) as stream:
+            await served(stream, ping(alice) if known else GET + b"\r\n")
+            whole = ping(alice)
+            await stream.send(whole[:-1])
+            await until(lambda: patiences[0].waiting == 1)
+            await anyio.wait_all_tasks_blocked()  # the endpoint waits for the rest, too
+            stand_still(STALL)
+            await anyio.sleep(0.05)  # a deadline that was met has its turn
+            assert (await served(stream, whole[-1:])).startswith(b"HTTP/1.1 200 ")
+
+
+def stand_still(seconds: float) -> None:
+    """Keep the event loop from running."""
+    time.sleep(seconds)
+
+
+async def test_a_body_that_ends_after_its_answer_buys_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F47: the connection is idle then, though something came after it had become so."""
+    bounded(monkeypatch, SHORT)
+    async with watched() as watch, connected(watch.proxy.port) as stream:
+        head = b"POST /nowhere HTTP/1.1\r\n" + HOST + b"content-length: 2\r\n\r\n"
+        assert (await served(stream, head)).startswith(b"HTTP/1.1 404 ")
+        await stream.send(b"{}")
+        assert await rest(stream) == b""
 
 
 async def test_a_refused_client_can_read_why_while_it_still_sends(

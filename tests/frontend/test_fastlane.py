@@ -13,8 +13,12 @@ import anyio
 import pytest
 from anyio.abc import SocketStream
 
+from sessionproxy.core.exchange import Outbound
+from sessionproxy.core.session import Session
 from sessionproxy.frontend import Endpoint
 from sessionproxy.frontend.bounds import BoundedHttp, Bounds
+from sessionproxy.frontend.fastlane import FastLane
+from sessionproxy.frontend.reply import Reply
 from sessionproxy.http.request import Receive, Scope, Send
 from tests.rig.embedded import Embedded, embedded, session, until
 from tests.rig.http import PATIENCE, Client, Json, calling, connect, notification, request
@@ -217,11 +221,14 @@ async def test_sessions_on_one_connection_are_kept_apart() -> None:
                 assert (status, found["echo"], found["nonce"]) == (200, n, nonces[n % 2])
 
 
-async def test_a_body_above_the_limit_gets_413_with_a_known_head() -> None:
-    """FAULTS F48."""
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_body_above_the_limit_gets_413_with_a_known_head(whole: bool) -> None:
+    """FAULTS F48: also where all of it comes in one read."""
     async with session(max_body=2000) as (proxy, client), wired(proxy, client) as wire:
-        await wire.send(wire.message(call("x" * 3000))[:500])
+        message = wire.message(call("x" * 3000))
+        await wire.send(message if whole else message[:500])
         assert (await wire.answer())[0] == 413
+        assert (await client.do())["count"] == 2
 
 
 async def test_a_body_that_does_not_arrive_gets_408_with_a_known_head(
@@ -232,6 +239,19 @@ async def test_a_body_that_does_not_arrive_gets_408_with_a_known_head(
     async with session() as (proxy, client), wired(proxy, client) as wire:
         await wire.send(wire.message(call("x" * 1000))[:-500])
         assert (await wire.answer())[0] == 408
+
+
+async def test_what_comes_on_a_refused_connection_is_not_executed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F47: it is a part of the body that was refused, whatever it looks like."""
+    monkeypatch.setattr(BoundedHttp, "bounds", Bounds(body=0.1, look=0.05))
+    async with session() as (proxy, client), wired(proxy, client) as wire:
+        await wire.send(wire.message(call("x" * 5000))[:-4000])
+        assert (await wire.answer())[0] == 408
+        await wire.send(wire.message(call("hidden")))
+        found = await client.do({"tells": "seen"})
+    assert "hidden" not in json.dumps(found["seen"])
 
 
 async def test_a_connection_that_asks_to_close_is_closed_after_its_answer() -> None:
@@ -280,3 +300,33 @@ async def test_a_client_that_hangs_up_does_not_cancel_its_call() -> None:
         found = await client.do({"release": "go"}, {"tells": "seen"})
         assert (await client.do())["count"] == 4
     assert "notifications/cancelled" not in [m.get("method") for m in found["seen"]]
+
+
+async def test_a_client_that_hangs_up_as_its_stream_begins_does_not_count_as_its_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F26: in one turn of the event loop: the connection closes, but is not yet lost."""
+    replies: list[Reply] = []
+    begin_fast = Endpoint.begin_fast
+
+    def begun(self: Endpoint, session: Session, body: bytes) -> Reply | None:
+        reply = begin_fast(self, session, body)
+        replies.extend(() if reply is None else (reply,))
+        return reply
+
+    def hung_up(self: FastLane) -> None:
+        self.transport.close()
+        replies[-1].message(Outbound(b"{}"))
+
+    async with session() as (proxy, client):
+        async with wired(proxy, client) as wire:
+            monkeypatch.setattr(Endpoint, "begin_fast", begun)
+            await wire.send(wire.message(call("left", {"wait": "go"})))
+            await until(lambda: len(replies) == 1)
+            (reply,) = replies
+            assert reply.attached
+            monkeypatch.setattr(FastLane, "eof_received", hung_up)
+        await until(lambda: reply.stream is not None)
+        assert not reply.attached
+        monkeypatch.undo()
+        await client.do({"release": "go"})

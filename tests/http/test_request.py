@@ -2,6 +2,7 @@
 
 import pytest
 
+from sessionproxy.core.pauses import Pauses
 from sessionproxy.errors import BodyTimeout, BodyTooLarge, ConflictingHeaders
 from sessionproxy.http import header_of, media_type, path_within, read_body, read_headers
 from sessionproxy.http.request import SINGLE, ASGIMessage
@@ -67,8 +68,8 @@ class Body:
 
 async def test_a_body_in_pieces_is_read_whole() -> None:
     """ASGI specification: `more_body`."""
-    assert await read_body(Body(b"a", b"", b"bc"), {}, 3) == b"abc"
-    assert await read_body(Body(b"abc"), {}, 3) == b"abc"
+    assert await read_body(Body(b"a", b"", b"bc"), {}, 3, Pauses()) == b"abc"
+    assert await read_body(Body(b"abc"), {}, 3, Pauses()) == b"abc"
 
 
 @pytest.mark.parametrize("pieces", [(b"abcd",), (b"ab", b"cd"), (b"ab", b"cd", b"ef")])
@@ -76,7 +77,7 @@ async def test_a_body_above_the_limit_is_read_no_further(pieces: tuple[bytes, ..
     """FAULTS F48."""
     body = Body(*pieces)
     with pytest.raises(BodyTooLarge):
-        await read_body(body, {}, 3)
+        await read_body(body, {}, 3, Pauses())
     assert body.read <= 2
 
 
@@ -84,7 +85,7 @@ async def test_a_body_that_says_it_is_above_the_limit_is_not_read() -> None:
     """FAULTS F48."""
     body = Body(b"a")
     with pytest.raises(BodyTooLarge):
-        await read_body(body, {b"content-length": b"4"}, 3)
+        await read_body(body, {b"content-length": b"4"}, 3, Pauses())
     assert body.read == 0
 
 
@@ -92,4 +93,4 @@ async def test_a_body_that_says_it_is_above_the_limit_is_not_read() -> None:
 async def test_a_body_whose_client_leaves_is_no_body(pieces: tuple[bytes, ...]) -> None:
     """FAULTS F47: half a message is none."""
     with pytest.raises(BodyTimeout):
-        await read_body(Body(*pieces, leaves=True), {}, 10)
+        await read_body(Body(*pieces, leaves=True), {}, 10, Pauses())
