@@ -163,7 +163,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...], Meta(description="Variable that the backend inherits.")
     ] = ()
     cwd: Annotated[
-        str | None, Meta(description="Working directory of the backend; may contain {session.dir}.")
+        str | None,
+        Meta(
+            description="Working directory of the backend; may contain {session.dir}; default: "
+            "where the proxy was started."
+        ),
     ] = None
     state_dir: Annotated[
         str | None,

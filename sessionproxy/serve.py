@@ -127,10 +127,11 @@ class ProxyApp:
         """
         state = StateDir.open(self._state_root)
         try:
+            key = state.key()  # what is wrong is told before anything runs
             swept = await anyio.to_thread.run_sync(state.sweep, self.containment.end_left_over)
             if swept:
                 logger.warning("%d backends of an earlier proxy were swept away", swept)
-            async with self.containment.running(state.instance), self._run(state) as running:
+            async with self.containment.running(state.instance), self._run(state, key) as running:
                 self._running = running
                 try:
                     yield
@@ -140,14 +141,14 @@ class ProxyApp:
             state.close()
 
     @asynccontextmanager
-    async def _run(self, state: StateDir) -> AsyncGenerator[Running]:
+    async def _run(self, state: StateDir, key: bytes) -> AsyncGenerator[Running]:
         launcher = self._launcher(state, lambda: pool.take())
         pool = Pool(launcher, self.settings.warm)
         manager = SessionManager(
             ROUTE,
             launcher,
             limits_from(self.settings),
-            SessionIds(state.key()),
+            SessionIds(key),
             keeps_ids=self.settings.on_loss is not OnLoss.NOT_FOUND,
         )
         async with pool, manager:
@@ -367,9 +368,17 @@ async def _serve(
                     server.should_exit = True
                 hurrying.cancel_scope.cancel()
     except* ConfigError as group:  # what is wrong is one thing, and no fault of a task's
-        refused = next(error for error in group.exceptions if isinstance(error, ConfigError))
+        refused = _innermost(group)
     if refused is not None:
         raise refused
+
+
+def _innermost(group: BaseExceptionGroup[ConfigError]) -> ConfigError:
+    """Return the first error of a group, and of the groups in it."""
+    error: ConfigError | BaseExceptionGroup[ConfigError] = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def max_connections(settings: Settings) -> int | None:

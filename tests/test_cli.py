@@ -115,6 +115,15 @@ def test_a_state_directory_others_can_read_is_refused(tmp_path: Path) -> None:
     assert_one_line(done, "--state-dir", "0700")
 
 
+@pytest.mark.parametrize("rung", ["process-group", "guardian"])
+def test_a_torn_key_is_named(tmp_path: Path, rung: str) -> None:
+    """DESIGN 11: with what to do about it, on any rung."""
+    (tmp_path / "s").mkdir(mode=0o700)
+    (tmp_path / "s" / "key").write_text("torn")
+    options = ("--port", "0", "--state-dir", str(tmp_path / "s"), "--containment", rung)
+    assert_one_line(cli("run", *options), f"{tmp_path}/s/key", "remove it")
+
+
 # -- what it shows ---------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The proxy as an application of its own, inside others, and as a process with signals."""
 
 import signal
+import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from sessionproxy.core.exchange import Forwarded
 from sessionproxy.serve import ProxyApp, http_app
 from tests.rig.embedded import SCRIPTED, gone, lives, processes_of, scripted, served, until
 from tests.rig.http import PATIENCE, Client, calling, connect, http, request
-from tests.rig.proxy import Proxy, proxy, start
+from tests.rig.proxy import PYTHON, ROOT, Proxy, proxy, start
 
 
 @pytest.fixture
@@ -103,6 +104,42 @@ async def test_a_lifespan_that_cannot_start_tells_why(tmp_path: Path) -> None:
     (message,) = sent
     assert "lifespan.startup.failed" in str(message)
     assert "--state-dir" in str(message)
+
+
+@pytest.mark.parametrize("rung", ["process-group", "guardian"])
+async def test_what_is_wrong_with_the_state_directory_is_raised_as_it_is(
+    tmp_path: Path, rung: str
+) -> None:
+    """`ProxyApp.lifespan`: ConfigError, in no group; whoever embeds it catches that."""
+    (tmp_path / "s").mkdir(mode=0o700)
+    (tmp_path / "s" / "key").write_text("torn")
+    app = http_app(SCRIPTED, state_dir=str(tmp_path / "s"), containment=rung)
+    with pytest.raises(ConfigError, match="not a key"):
+        async with app.lifespan():
+            pass
+    assert list((tmp_path / "s" / "run").iterdir()) == []
+
+
+REFUSED = """
+import sys
+from sessionproxy.config import ConfigError, settings_from
+from sessionproxy.serve import serve
+
+def refuse(app, url):
+    raise ConfigError("--warm: too many")
+
+try:
+    serve(settings_from({"port": 0, "state_dir": sys.argv[1]}, named="{}"), (), on_ready=refuse)
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_what_turns_out_to_be_wrong_while_it_starts_is_raised_as_it_is(tmp_path: Path) -> None:
+    """DESIGN 11: `serve` raises one error, however many groups of tasks it has come through."""
+    line = [PYTHON, "-c", REFUSED, str(tmp_path / "s")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == "--warm: too many\n", done.stderr
 
 
 async def test_hooks_see_every_message_that_is_passed_on(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ..core.ports import Identity, Upstream
 from ..core.relay import Relay
 from ..errors import BackendStartFailed, ProxyError, Shortage
 from .containment import Containment, start_of
-from .statedir import SessionDir, StateDir
+from .statedir import StateDir
 from .stdio import Child
 from .template import Template
 
@@ -93,22 +93,19 @@ class StdioLauncher:
             directory = self._state.new_session()
         except OSError as error:
             raise _failure("No directory for the backend", error) from None
+        what = self._template.expand(directory.path)
         try:
-            return await self._spawn_in(directory)
+            contained = await self._containment.start(what, directory)
         except OSError as error:
             directory.remove()
             raise _failure("The backend could not be started", error) from None
-
-    async def _spawn_in(self, directory: SessionDir) -> Child:
-        what = self._template.expand(directory.path)
-        contained = await self._containment.start(what, directory)
         child = Child(contained, directory, max_line=self._max_line)
         try:
             directory.note(pid=child.pid, started=start_of(child.pid))
-        except OSError:  # then nobody could end it after us
+        except OSError as error:  # then nobody could end it after us
             with anyio.CancelScope(shield=True):
                 await child.stop(0, self._hurry)
-            raise
+            raise _failure("The backend could not be started", error) from None
         return child
 
 

@@ -6,6 +6,7 @@ says, is not known yet. Spares do not count against `max_sessions`. Neighbours:
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -22,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
-"""Seconds before a failed start is tried again; doubled each time, up to the longest."""
+"""Seconds before a failed start is tried again; doubled each time, up to the longest. Twice the
+longest without a failure, and the next one is the first again."""
 
 LOOK: Final = 1.0
 """Seconds between two looks for spares that ended by themselves."""
@@ -40,19 +42,26 @@ class Pool(anyio.AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        async with anyio.create_task_group() as tasks:
-            if self._size:
-                tasks.start_soon(self._fill)
-            try:
-                yield self
-            finally:
-                tasks.cancel_scope.cancel()
-                left, self._size = (*self._spares, *self._dead), 0
-                self._spares.clear()
-                with anyio.CancelScope(shield=True):  # bounded by what `stop` is bounded by
-                    async with anyio.create_task_group() as stopping:
-                        for child in left:
-                            stopping.start_soon(self._launcher.stop, child)
+        try:
+            async with anyio.create_task_group() as tasks:
+                if self._size:
+                    tasks.start_soon(self._fill)
+                try:
+                    yield self
+                finally:
+                    self._size = 0
+                    tasks.cancel_scope.cancel()
+        finally:  # what was being started is a spare by now, and what was being stopped is none
+            with anyio.CancelScope(shield=True):  # bounded by what `stop` is bounded by
+                await self._stop_all()
+
+    async def _stop_all(self) -> None:
+        left = (*self._spares, *self._dead)
+        self._spares.clear()
+        self._dead.clear()
+        async with anyio.create_task_group() as stopping:
+            for child in left:
+                stopping.start_soon(self._launcher.stop, child)
 
     def __len__(self) -> int:
         return len(self._spares)
@@ -68,27 +77,45 @@ class Pool(anyio.AsyncContextManagerMixin):
         return None
 
     async def _fill(self) -> None:
-        pause = PAUSE
+        pause, failed_at = PAUSE, -math.inf
         while True:
-            try:
-                while len(self._spares) < self._size:
-                    self._spares.append(await self._launcher.spawn())
-                    await anyio.lowlevel.checkpoint()
-                pause = PAUSE
-            except (BackendStartFailed, Shortage) as error:
-                logger.warning("no warm spare: %s", error)
-                await anyio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+            started = await self._start_missing()
+            if started:
+                await self._look()
+            if await self._bury() and started:
                 continue
-            self._taken = anyio.Event()
-            with anyio.move_on_after(LOOK):
-                await self._taken.wait()
-            await self._bury()
+            now = anyio.current_time()
+            pause = PAUSE if now - failed_at > 2 * LONGEST_PAUSE else min(pause * 2, LONGEST_PAUSE)
+            failed_at = now
+            await anyio.sleep(pause)
 
-    async def _bury(self) -> None:
-        """Stop the spares that ended by themselves, and their descendants."""
+    async def _start_missing(self) -> bool:
+        """Start as many as there are too few; return whether that worked."""
+        try:
+            while len(self._spares) < self._size:
+                self._spares.append(await self._launcher.spawn())
+                await anyio.lowlevel.checkpoint()
+        except (BackendStartFailed, Shortage) as error:
+            logger.warning("no warm spare: %s", error)
+            return False
+        return True
+
+    async def _look(self) -> None:
+        """Wait until one is taken, or until it is time to see who is still there."""
+        self._taken = anyio.Event()
+        with anyio.move_on_after(LOOK):
+            await self._taken.wait()
+
+    async def _bury(self) -> bool:
+        """Stop those that ended by themselves, and their descendants; return whether none had.
+
+        A command that cannot work mostly starts all the same: one that ends unused has failed.
+        """
         self._dead.extend(child for child in self._spares if child.has_exited)
         self._spares = deque(child for child in self._spares if not child.has_exited)
-        for child in tuple(self._dead):
+        all_live = not self._dead
+        while self._dead and self._size:
+            child = self._dead.pop()  # who takes it out stops it
+            logger.warning("a warm spare ended unused: %r", child)
             await self._launcher.stop(child)
-            self._dead.remove(child)
+        return all_live

@@ -6,11 +6,13 @@ from `/proc` directly: through psutil a look takes three times as long (`scripts
 Neighbours: `backends.containment`.
 """
 
+import errno
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -20,8 +22,14 @@ import psutil
 
 T = TypeVar("T")
 
-_PROC: Final = Path("/proc")
+LOOK_PATIENCE: Final = 3.0
+"""Seconds that a look may take: they are milliseconds, unless a process holds it up."""
+
 _MARK: Final = b"TMPDIR="
+
+_OUT_OF_SIGHT: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""A process is gone, or hidden from us (proc(5), hidepid=). What else may go wrong, as that there
+are no descriptors left, tells nothing about it."""
 
 
 class Process(NamedTuple):
@@ -32,8 +40,8 @@ class Process(NamedTuple):
     parent: int
     session: int
     zombie: bool
-    mark: str
-    """Its TMPDIR; empty where it has none, or is not ours to read."""
+    mark: str = ""
+    """Its TMPDIR; empty where it has none, is not ours to read, or was not read."""
 
 
 class Snapshot:
@@ -50,15 +58,15 @@ class Snapshot:
             if process.mark:
                 self._marks[process.mark].append(process)
 
-    def tree(self, *, leader: int | None, mark: str, known: Iterable[Process]) -> set[Process]:
-        """Return who is in the session of `leader`, has `mark`, or is known; and all descendants.
+    def tree(self, *, leader: Process | None, mark: str, known: Iterable[Process]) -> set[Process]:
+        """Return `leader`, who is in its session, has `mark`, or is known; and all descendants.
 
-        `leader` itself is left out.
+        Of a leader that is gone only these last two are: its pid may be somebody else's.
         """
         found: set[Process] = set(self._marks.get(mark, ()))
-        if leader is not None:
-            found.update(self._sessions.get(leader, ()))
-            found.update(self._children.get(leader, ()))
+        if leader is not None and (now := self.same(leader)) is not None:
+            found.add(now)
+            found.update(self._sessions.get(now.pid, ()))
         found.update(p for old in known if (p := self.same(old)) is not None)
         waiting = list(found)
         while waiting:
@@ -66,7 +74,7 @@ class Snapshot:
                 if child not in found:
                     found.add(child)
                     waiting.append(child)
-        return {process for process in found if process.pid != leader}
+        return found
 
     def same(self, process: Process) -> Process | None:
         """Return what has become of a process; None where it is gone."""
@@ -74,26 +82,33 @@ class Snapshot:
         return now if now is not None and now.started == process.started else None
 
 
-def read_one(pid: int) -> Process | None:
-    """Return one process; None where there is none such (proc(5), /proc/pid/stat)."""
+def read_one(pid: int, *, mark: bool = False) -> Process | None:
+    """Return one process; None where we see none such (proc(5), /proc/pid/stat).
+
+    `mark`: with its mark. Reading that takes the lock of the process's memory, so it may last as
+    long as the process hangs in the kernel: for ever, with a file server that is gone.
+
+    Raises: OSError: nobody can look, for want of descriptors.
+    """
     if not sys.platform.startswith("linux"):
-        return _by_psutil(pid)
+        return _by_psutil(pid, mark=mark)
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    except _OUT_OF_SIGHT:
         return None
     # The name, in parentheses, may hold anything; what follows the last one is plain.
     fields = stat[stat.rindex(b")") + 2 :].split()
     state, parent, session, started = fields[0], fields[1], fields[3], fields[19]
     zombie = state in (b"Z", b"X")
-    mark = "" if zombie else _mark(pid)
-    return Process(pid, int(started), int(parent), int(session), zombie, mark)
+    text = mark_of(pid) if mark and not zombie else ""
+    return Process(pid, int(started), int(parent), int(session), zombie, text)
 
 
-def _mark(pid: int) -> str:
+def mark_of(pid: int) -> str:
+    """Return a process's `Process.mark` (proc(5), /proc/pid/environ)."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
+    except _OUT_OF_SIGHT:
         return ""
     if environ.startswith(_MARK):
         at = len(_MARK)
@@ -104,7 +119,7 @@ def _mark(pid: int) -> str:
     return os.fsdecode(environ[at : environ.find(b"\0", at)])
 
 
-def _by_psutil(pid: int) -> Process | None:
+def _by_psutil(pid: int, *, mark: bool) -> Process | None:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
@@ -112,19 +127,47 @@ def _by_psutil(pid: int) -> Process | None:
             started = round(process.create_time() * 100)
             parent = process.ppid()
         session = os.getsid(pid)
-        mark = "" if zombie else process.environ().get("TMPDIR", "")
-    except (psutil.Error, OSError):
+        text = process.environ().get("TMPDIR", "") if mark and not zombie else ""
+    except (psutil.Error, *_OUT_OF_SIGHT):
         return None
-    return Process(pid, started, parent, session, zombie, mark)
+    return Process(pid, started, parent, session, zombie, text)
 
 
-def read_all() -> Snapshot:
-    """Return the process table as it is now. Blocks."""
-    return Snapshot(p for pid in psutil.pids() if (p := read_one(pid)) is not None)
+class Walk:
+    """How far somebody is who reads the whole table."""
+
+    __slots__ = ("at",)
+
+    def __init__(self) -> None:
+        self.at: int | None = None
+        """The process that is being read, which may hold him up for good."""
+
+
+def read_all(walk: Walk | None = None, held_up: Iterable[Walk] = ()) -> Snapshot:
+    """Return the process table as it is now. Blocks.
+
+    The marks at which other walks are held up are not read. Raises: OSError: nobody can look.
+    """
+    walk = walk or Walk()
+    try:
+        return Snapshot(_each(walk, {other.at for other in held_up}))
+    finally:
+        walk.at = None
+
+
+def _each(walk: Walk, unreadable: set[int | None]) -> Iterator[Process]:
+    for pid in psutil.pids():
+        walk.at = pid
+        process = read_one(pid, mark=pid not in unreadable)
+        if process is not None:
+            yield process
 
 
 def children_of(pid: int) -> Sequence[int]:
-    """Return the pids of a process's children, zombies too (proc(5), /proc/pid/task)."""
+    """Return the pids of a process's children, zombies too (proc(5), /proc/pid/task).
+
+    Raises: OSError: nobody can look.
+    """
     tasks = Path(f"/proc/{pid}/task")
     try:
         lists = [(task / "children").read_text() for task in tasks.iterdir()]
@@ -140,10 +183,13 @@ def own_children() -> Sequence[int]:
     return children_of(os.getpid())
 
 
-async def in_thread(function: Callable[[], T]) -> T:
-    """Return what `function` does, done in a thread; in this one where none can be started."""
+async def in_thread(function: Callable[[], T], *, abandon: bool = False) -> T:
+    """Return what `function` does, done in a thread; in this one where none can be started.
+
+    `abandon`: whoever is cancelled does not wait for its end.
+    """
     try:
-        return await anyio.to_thread.run_sync(function)
+        return await anyio.to_thread.run_sync(function, abandon_on_cancel=abandon)
     except RuntimeError:  # of `threading`: no process is left for one (setrlimit(2), RLIMIT_NPROC)
         return function()
 
@@ -163,21 +209,44 @@ class ProcessTable:
     def __init__(self) -> None:
         self._lock = anyio.Lock()
         self._next: _Look | None = None
+        self._held_up: list[Walk] = []
+        """Those that were given up and go on. A thread cannot be ended."""
 
     async def look(self) -> Snapshot:
         """Return a snapshot taken after this was called. Raises: OSError: there is none."""
-        look = self._next
-        if look is None:
-            look = self._next = _Look()
-            with anyio.CancelScope(shield=True):  # others wait for it; it takes milliseconds
-                async with self._lock:
-                    self._next = None
-                    try:
-                        look.snapshot = await in_thread(read_all)
-                    except OSError as error:
-                        look.failure = error
-                    look.done.set()
-        await look.done.wait()
-        if look.snapshot is None:
-            raise look.failure or OSError("nobody looked")
-        return look.snapshot
+        while True:
+            look = self._next
+            if look is None:
+                look = self._next = _Look()
+                await self._run(look)
+            await look.done.wait()
+            if look.failure is not None:
+                raise look.failure
+            if look.snapshot is not None:
+                return look.snapshot
+            # Whoever looked for us was cancelled.
+
+    async def _run(self, look: _Look) -> None:
+        try:
+            async with self._lock:
+                self._next = None
+                look.snapshot = await self._read()
+        except OSError as error:
+            look.failure = error
+        finally:
+            if self._next is look:
+                self._next = None
+            look.done.set()
+
+    async def _read(self) -> Snapshot:
+        """Raises: OSError: nobody can look; TimeoutError: a process holds us up, whose mark is
+        read no more until it lets go."""
+        walk = Walk()
+        held_up = self._held_up = [other for other in self._held_up if other.at is not None]
+        try:
+            with anyio.move_on_after(LOOK_PATIENCE):
+                return await in_thread(partial(read_all, walk, tuple(held_up)), abandon=True)
+            raise TimeoutError(errno.ETIMEDOUT, f"process {walk.at} lets nobody look at it")
+        finally:
+            if walk.at is not None:
+                held_up.append(walk)

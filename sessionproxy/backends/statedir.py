@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -83,9 +83,15 @@ class SessionDir:
             raise
 
     def remove(self) -> None:
-        """Remove the directory with all that is in it, then the record."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._record.unlink(missing_ok=True)
+        """Remove the directory with all that is in it, then the record. Never raises.
+
+        What cannot be removed is logged, and tried again when the proxy ends and at the next start.
+        """
+        _remove(self.path)
+        try:
+            self._record.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s cannot be removed: %s", self._record, error.strerror)
 
 
 class StateDir:
@@ -103,16 +109,20 @@ class StateDir:
 
         Raises: ConfigError: it cannot be made, or others could write to it.
         """
+        given = root
         try:
+            root = Path(os.path.realpath(root))  # backends stand elsewhere, and are known by it
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             facts = root.stat()
             if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
-                raise ConfigError(f"--state-dir {root}: must belong to this user alone (mode 0700)")
+                raise ConfigError(
+                    f"--state-dir {given}: must belong to this user alone (mode 0700)"
+                )
             run = root / "run"
             run.mkdir(mode=0o700, exist_ok=True)
             instance, lock = _new_instance(run)
         except OSError as error:
-            raise ConfigError(f"--state-dir {root}: {error.strerror}") from None
+            raise ConfigError(f"--state-dir {given}: {error.strerror}") from None
         return cls(root, instance, lock)
 
     @property
@@ -121,27 +131,46 @@ class StateDir:
         return self._instance
 
     def close(self) -> None:
-        shutil.rmtree(self._instance, ignore_errors=True)
+        _remove(self._instance)
         os.close(self._lock)
 
     def key(self) -> bytes:
-        """Return the MAC key, made at the first start."""
+        """Return the MAC key, made at the first start.
+
+        Raises: ConfigError: it cannot be read or made, or is none.
+        """
         path = self.root / "key"
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
+            if not path.exists():
+                self._make_key(path)
             key = path.read_bytes()
-            if len(key) != KEY_SIZE:
-                raise ConfigError(f"{path}: not a key; remove it to have a new one made") from None
-            return key
-        key = secrets.token_bytes(KEY_SIZE)
+        except OSError as error:
+            raise ConfigError(f"--state-dir {self.root}: key: {error.strerror}") from None
+        if len(key) != KEY_SIZE:
+            raise ConfigError(f"{path}: not a key; remove it to have a new one made")
+        return key
+
+    def _make_key(self, path: Path) -> None:
+        """Have a whole key there at once: nobody may read half of one, or be left with it.
+
+        It gets its name only once it is written. Raises: OSError: there is none.
+        """
+        new = self._unfinished_key(self._instance)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(fd, "wb") as file:
-                file.write(key)
-        except OSError as error:
-            path.unlink()
-            raise ConfigError(f"--state-dir {self.root}: {error.strerror}") from None
-        return key
+                file.write(secrets.token_bytes(KEY_SIZE))
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):  # another proxy was faster: its key is everybody's
+                os.link(new, path)
+        finally:
+            new.unlink()
+
+    def _unfinished_key(self, instance: Path) -> Path:
+        """Return what a proxy with this instance calls the key until it is written: beside it,
+        since the instances may lie on a file system of their own."""
+        return self.root / f"key.{instance.name}"
 
     def new_session(self) -> SessionDir:
         """Make a private directory for a backend, on record before anything is started in it.
@@ -175,8 +204,31 @@ class StateDir:
                 for record in _records(instance):
                     end(record)
                     count += 1
-                shutil.rmtree(instance, ignore_errors=True)
+                with suppress(OSError):
+                    self._unfinished_key(instance).unlink(missing_ok=True)
+                _remove(instance)
         return count
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory with all that is in it. What stays is logged.
+
+    A backend may have made directories that cannot be written to, as module caches are.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    if not os.path.lexists(directory):
+        return
+    with suppress(OSError):
+        directory.chmod(0o700)
+    for below, names, _ in os.walk(directory):
+        for name in names:
+            path = os.path.join(below, name)
+            if not os.path.islink(path):  # it may lead out of here
+                with suppress(OSError):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(directory, ignore_errors=True)
+    if os.path.lexists(directory):
+        logger.warning("%s cannot be removed", directory)
 
 
 def _boot_id() -> str:
@@ -200,24 +252,41 @@ def _new_instance(run: Path) -> tuple[Path, int]:
         instance.mkdir(mode=0o700)
         try:
             lock = _locked(instance)
-            if lock is None:
-                continue
-            if os.fstat(lock).st_ino == (instance / "lock").stat().st_ino:
-                return instance, lock
-            os.close(lock)
         except FileNotFoundError:
             continue
+        except OSError:
+            _remove(instance)
+            raise
+        if lock is None:
+            continue
+        if _is_lock_of(instance, lock):
+            return instance, lock
+        os.close(lock)
     raise OSError(errno.EBUSY, "other proxies keep sweeping it away")
 
 
+def _is_lock_of(instance: Path, lock: int) -> bool:
+    """Return whether a descriptor is of the lock that is there now."""
+    try:
+        return os.fstat(lock).st_ino == (instance / "lock").stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
 def _locked(instance: Path) -> int | None:
-    """Return a descriptor that holds the lock of an instance; None where another one does."""
+    """Return a descriptor that holds the lock of an instance; None where another one does.
+
+    Raises: OSError: it cannot be told, as on a file system without locks.
+    """
     fd = os.open(instance / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(fd)
         return None
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -225,7 +294,7 @@ def _locked(instance: Path) -> int | None:
 def _taken_over(instance: Path) -> Generator[bool]:
     try:
         fd = _locked(instance)
-    except OSError:  # it was removed under our eyes, or is no directory
+    except OSError:  # removed under our eyes, no directory, or on a file system without locks
         fd = None
     try:
         yield fd is not None

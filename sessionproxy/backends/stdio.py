@@ -13,6 +13,7 @@ import signal
 import sys
 import termios
 from collections import deque
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Final, Protocol
 
@@ -56,13 +57,21 @@ KILL_GRACE: Final = 1.0
 """Seconds between SIGTERM and SIGKILL, and for the kernel to carry out the latter."""
 
 LEFT_BEHIND_GRACE: Final = 0.5
-"""Seconds for what a leader left behind when it ended politely, before SIGKILL."""
+"""Seconds for what a leader left behind when it ended by itself, between the same two."""
+
+LOOK_GRACE: Final = 5.0
+"""Seconds for looks that are held up, and for those to come that nobody can take just now."""
+
+REMOVE_PATIENCE: Final = 10.0
+"""Seconds to remove a private directory; what takes longer goes on by itself."""
 
 MUTE_GRACE: Final = 1.0
 """Seconds for a process that closed its stdout to end as well."""
 
 POLL: Final = 0.02
-"""Seconds between two looks at processes that are not our children."""
+LONGEST_POLL: Final = 0.2
+"""Seconds between two looks at processes that are not our children; doubled each time, up to the
+longest."""
 
 
 class Speaker(Protocol):
@@ -133,7 +142,8 @@ class Child:
 
     @property
     def has_exited(self) -> bool:
-        return self._exited.is_set()
+        """Whether nothing more is to be expected of it: it has exited, or gone mute."""
+        return self._over or self._exited.is_set()
 
     def attach(self, speaker: Speaker, label: str) -> None:
         """From now on give what it says to `speaker`; what it said before comes first."""
@@ -202,8 +212,13 @@ class Child:
         """Kill it at once, and hand on no more of it; its end is then noticed as any other."""
         self._unheard = True
         self._loop.remove_reader(self._out)
-        self._tree.kill()
+        self._kill_known()
         self._expect_exit("was killed, and did not end")
+
+    def _kill_known(self) -> None:
+        self._leader.kill_group()
+        with suppress(OSError):  # nobody can look who is who
+            self._tree.kill()
 
     # -- stdout and stderr -------------------------------------------------------------------------
 
@@ -315,30 +330,56 @@ class Child:
         """End the whole tree and remove its directory. Shielded, and bounded.
 
         `grace`: seconds to end by itself once its stdin is closed. `hurry` cuts all waiting short.
+        Where it cannot be told that nothing is left, its record stays.
         """
-        bound = grace + TERM_GRACE + KILL_GRACE + 5
+        bound = grace + TERM_GRACE + KILL_GRACE + LOOK_GRACE
         with anyio.move_on_after(bound, shield=True) as scope:
-            await self._tree.remember()
+            await self._remember()
             self._close_stdin()
-            await self._descend(grace, hurry)
-            await self._sweep(hurry)
+            by_itself = await self._exits_within(grace, hurry)
+            await self._end_tree(LEFT_BEHIND_GRACE if by_itself else TERM_GRACE, hurry)
+        self._kill_known()  # what cannot be counted
         if scope.cancelled_caught:
-            logger.error("%r: not all of it was gone after %g s", self, bound)
-            self._tree.kill()
+            logger.error("%r: nobody saw all of it end within %g s", self, bound)
+            with anyio.move_on_after(KILL_GRACE, shield=True):
+                await self._exited.wait()
         self._close()
-        with anyio.CancelScope(shield=True):
-            await in_thread(self._directory.remove)
+        if not scope.cancelled_caught:
+            await self._remove_directory()
 
-    async def _descend(self, grace: float, hurry: Latch) -> None:
-        """Close stdin, SIGTERM, SIGKILL: each for as long as the leader lives."""
-        if await self._exits_within(grace, hurry):
-            return
-        await self._tree.signal(signal.SIGTERM)
-        if await self._exits_within(TERM_GRACE, hurry):
-            return
-        await self._tree.signal(signal.SIGKILL)
+    async def _remember(self) -> None:
+        try:
+            await self._tree.remember()
+        except OSError as error:
+            logger.warning("%r: cannot look for its processes: %s", self, error.strerror)
+
+    async def _end_tree(self, grace: float, hurry: Latch) -> None:
+        """SIGTERM once to all of it, SIGKILL to what still lives after `grace` seconds.
+
+        The tree is always swept, also when its leader left by itself.
+        """
+        deadline = anyio.current_time() + grace
+        left = await self._signal(signal.SIGTERM)
+        if self._exited.is_set():
+            if not left:
+                return
+            logger.info("session %s: ending what its backend left behind", self._log.label)
+        await self._exits_within(grace, hurry)
+        pause = POLL
+        while await self._signal(signal.SIGKILL if _is_over(deadline, hurry) else 0):
+            await anyio.sleep(pause)
+            pause = min(pause * 2, LONGEST_POLL)
         with anyio.move_on_after(KILL_GRACE):
             await self._exited.wait()
+
+    async def _signal(self, number: int) -> bool:
+        """Signal all of it, with 0 none; return whether something lives, or nobody can look."""
+        if number == signal.SIGKILL:
+            self._leader.kill_group()
+        try:
+            return await self._tree.signal(number) > 0
+        except OSError:
+            return True
 
     async def _exits_within(self, seconds: float, hurry: Latch) -> bool:
         with anyio.move_on_after(seconds):
@@ -352,19 +393,15 @@ class Child:
                 tasks.start_soon(until, hurry)
         return self._exited.is_set()
 
-    async def _sweep(self, hurry: Latch) -> None:
-        """End what the leader left behind. The tree is always swept, also after a polite end."""
-        number: int = signal.SIGTERM
-        deadline = anyio.current_time() + LEFT_BEHIND_GRACE
-        while await self._tree.signal(number):
-            if number == signal.SIGTERM:
-                logger.info("session %s: ending what its backend left behind", self._log.label)
-            late = hurry.is_set() or anyio.current_time() >= deadline
-            number = signal.SIGKILL if late else 0
-            await anyio.sleep(POLL)
+    async def _remove_directory(self) -> None:
+        with anyio.move_on_after(REMOVE_PATIENCE, shield=True) as scope:
+            await in_thread(self._directory.remove, abandon=True)
+        if scope.cancelled_caught:
+            logger.error("%s is not removed after %g s", self._directory.path, REMOVE_PATIENCE)
 
     def _close(self) -> None:
         """Reap the leader and close the pipes. After this its pid may be anybody's."""
+        self._close_stdin()
         self._loop.remove_reader(self._out)
         self._loop.remove_reader(self._err)
         os.close(self._out)
@@ -373,6 +410,10 @@ class Child:
         self._tree.close()
         self._over = True
         self._exited.set()
+
+
+def _is_over(deadline: float, hurry: Latch) -> bool:
+    return hurry.is_set() or anyio.current_time() >= deadline
 
 
 def _unread(fd: int) -> int:

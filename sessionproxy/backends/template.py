@@ -32,6 +32,7 @@ class Expanded:
 
     argv: tuple[str, ...]
     cwd: str | None
+    """Absolute: who starts it may stand elsewhere."""
     env: Mapping[str, str]
 
 
@@ -53,13 +54,13 @@ class Template:
         """
         environ = os.environ if environ is None else environ
         self._argv = tuple(command)
-        self._cwd = cwd
         self._env = {name: environ[name] for name in INHERITED if name in environ}
         self._env.update(_passed(pass_env, environ))
         self._env.update(_assigned(env))
-        for text in (*self._argv, self._cwd or "", *self._env.values()):
+        for text in (*self._argv, cwd or "", *self._env.values()):
             _check_placeholders(text)
-        self._check_cwd()
+        self._cwd = _absolute(cwd)
+        self._check_cwd(self._cwd if cwd is None else cwd)
         self._check_command()
 
     @property
@@ -67,28 +68,27 @@ class Template:
         """The command as the operator wrote it."""
         return self._argv
 
-    def _check_cwd(self) -> None:
+    def _check_cwd(self, shown: str) -> None:
         """Where a placeholder is in it, it is checked by every start."""
-        cwd = self._cwd
-        if cwd is None or _PLACEHOLDER.search(cwd):
+        if _PLACEHOLDER.search(shown):
             return
-        if not os.path.isdir(cwd):
-            raise ConfigError(f"--cwd {cwd}: no such directory")
-        if not os.access(cwd, os.X_OK):
-            raise ConfigError(f"--cwd {cwd}: no permission to enter it")
+        if not os.path.isdir(shown):
+            raise ConfigError(f"--cwd {shown}: no such directory")
+        if not os.access(shown, os.X_OK):
+            raise ConfigError(f"--cwd {shown}: no permission to enter it")
 
     def _check_command(self) -> None:
         if not self._argv:
             raise ConfigError("COMMAND: no command to start backends with")
         name = self._argv[0]
         if not _PLACEHOLDER.search(name) and not self._relative_to_session(name):
-            base = self._cwd if "/" in name and not name.startswith("/") else None
-            found = shutil.which(str(Path(base or "", name)) if base else name, path=self._path())
+            file = os.path.join(self._cwd, name) if "/" in name else name
+            found = shutil.which(file, path=self._path())
             if found is None:
                 raise ConfigError(f"COMMAND: {name}: no such command, or not executable")
 
     def _relative_to_session(self, name: str) -> bool:
-        return "/" in name and not name.startswith("/") and "{" in (self._cwd or "")
+        return "/" in name and not name.startswith("/") and bool(_PLACEHOLDER.search(self._cwd))
 
     def _path(self) -> str:
         return self._env.get("PATH", os.defpath)
@@ -102,8 +102,21 @@ class Template:
 
         env = {name: filled(value) for name, value in self._env.items()}
         env["TMPDIR"] = str(session_dir / "tmp")
-        cwd = None if self._cwd is None else filled(self._cwd)
-        return Expanded(tuple(map(filled, self._argv)), cwd, env)
+        return Expanded(tuple(map(filled, self._argv)), filled(self._cwd), env)
+
+
+def _absolute(cwd: str | None) -> str:
+    """Return a working directory as an absolute path: our own where none is given.
+
+    A placeholder stands for an absolute one. Nothing is resolved: what is a link, or does not
+    exist yet, is looked at by each start.
+    """
+    if cwd is not None and (os.path.isabs(cwd) or _PLACEHOLDER.match(cwd)):
+        return cwd
+    try:
+        return os.path.join(os.getcwd(), cwd) if cwd else os.getcwd()
+    except OSError as error:  # it was removed
+        raise ConfigError(f"--cwd: the proxy's own directory: {error.strerror}") from None
 
 
 def _check_placeholders(text: str) -> None:

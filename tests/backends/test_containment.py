@@ -3,6 +3,7 @@
 Neighbours: `test_rungs` has what each rung of the ladder holds.
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,13 +12,17 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
-from sessionproxy.backends.containment import start_of
-from sessionproxy.backends.containment.groups import GroupTree, end_recorded
-from sessionproxy.backends.processes import ProcessTable
+from sessionproxy.backends import processes
+from sessionproxy.backends.containment import direct, groups, start_of
+from sessionproxy.backends.containment.groups import Groups, GroupTree, end_recorded
+from sessionproxy.backends.containment.signals import send, send_group
+from sessionproxy.backends.processes import ProcessTable, Snapshot, read_all, read_one
 from sessionproxy.backends.statedir import Record
 from tests.rig.embedded import gone, lives, until
+from tests.rig.limits import no_descriptors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX alone")
 
@@ -76,7 +81,7 @@ async def test_a_tree_is_all_that_the_leader_started_however_it_detached(tmp_pat
     """DESIGN 5.6, F19, F20: by group, session, ancestry and private TMPDIR."""
     with tree(tmp_path) as (leader, pids):
         held = GroupTree(ProcessTable(), leader.pid, str(tmp_path))
-        assert await held.signal(0) == len(pids) == 4
+        assert await held.signal(0) == len((leader.pid, *pids)) == 5
         await held.signal(signal.SIGKILL)
         await gone(leader.pid, *pids)
         assert await held.signal(0) == 0
@@ -124,7 +129,7 @@ async def test_two_trees_do_not_touch_each_other(tmp_path: Path) -> None:
         await held.signal(signal.SIGKILL)
         await gone(one.pid, *ones)
         assert all(map(lives, (two.pid, *twos)))
-        assert await GroupTree(table, two.pid, str(tmp_path / "b")).signal(0) == 4
+        assert await GroupTree(table, two.pid, str(tmp_path / "b")).signal(0) == 5
 
 
 async def test_the_last_resort_kills_what_is_known_at_once(tmp_path: Path) -> None:
@@ -134,6 +139,84 @@ async def test_the_last_resort_kills_what_is_known_at_once(tmp_path: Path) -> No
         await held.remember()
         held.kill()
         await gone(leader.pid, *pids)
+
+
+class Stuck(ProcessTable):
+    """Nobody can look."""
+
+    async def look(self) -> Snapshot:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+async def test_what_is_to_be_killed_is_killed_before_anybody_looks(tmp_path: Path) -> None:
+    """DESIGN 5.6: a look may be held up, and the group is there without one."""
+    with tree(tmp_path, ignores_term=True) as (leader, pids):
+        held = GroupTree(Stuck(), leader.pid, str(tmp_path))
+        with anyio.move_on_after(0.01):
+            await held.signal(signal.SIGKILL)
+        await gone(leader.pid, pids[0])
+
+
+async def test_what_is_known_is_signalled_although_nobody_can_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS F40, I4."""
+
+    def fail(*_: object) -> Snapshot:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with tree(tmp_path) as (leader, pids):
+        held = GroupTree(ProcessTable(), leader.pid, str(tmp_path))
+        await held.remember()
+        monkeypatch.setattr(processes, "read_all", fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            await held.signal(signal.SIGTERM)
+        await gone(leader.pid, *pids)
+
+
+async def test_without_descriptors_a_process_is_not_taken_for_gone() -> None:
+    """FAULTS F40, I4."""
+    me = read_one(os.getpid())
+    assert me is not None
+    with no_descriptors():
+        for look in (lambda: read_one(me.pid), lambda: send(me, 0), lambda: send_group(me, 0)):
+            with pytest.raises(OSError, match="Too many open files"):
+                look()
+    assert send(me, 0)
+
+
+def test_a_process_that_is_hidden_from_us_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """proc(5), hidepid=1: else no look would ever end well."""
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert read_one(os.getpid()) is None
+    assert read_all().processes == {}
+
+
+async def test_orphans_are_looked_for_again_after_nobody_could_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F40: the proxy goes on, and reaps once it can."""
+    looked = anyio.Event()
+    looks: list[None] = []
+
+    def children() -> list[int]:
+        looks.append(None)
+        if len(looks) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        looked.set()
+        return []
+
+    monkeypatch.setattr(direct, "become_subreaper", lambda: True)
+    monkeypatch.setattr(direct, "REAP_ORPHANS", 0.01)
+    monkeypatch.setattr(direct, "own_children", children)
+    async with direct.Direct(Groups(), own_process=True).running(Path()):
+        with anyio.fail_after(10):
+            await looked.wait()
 
 
 async def test_a_process_with_a_reused_pid_is_never_signalled(tmp_path: Path) -> None:
@@ -148,12 +231,44 @@ async def test_a_process_with_a_reused_pid_is_never_signalled(tmp_path: Path) ->
         assert all(map(lives, (leader.pid, *pids)))
 
 
+async def test_a_record_that_does_not_know_when_its_process_started_means_nobody(
+    tmp_path: Path,
+) -> None:
+    """FAULTS F22: nor is it that of a process that is gone, which has not started either."""
+    code = "import subprocess as s; print(s.Popen(['sleep', '600'], stdout=s.DEVNULL).pid)"
+    with started("-I", "-S", "-c", code) as leader:
+        assert leader.stdout is not None
+        bystander = int(leader.stdout.readline())
+    try:
+        end_recorded(Record(tmp_path / "gone", leader.pid, None, _boot()))
+        assert lives(bystander)
+    finally:
+        os.kill(bystander, signal.SIGKILL)
+
+
 async def test_what_an_earlier_proxy_left_is_ended_by_its_record(tmp_path: Path) -> None:
     """DESIGN 5.6: swept at the next start, detached descendants too."""
     with tree(tmp_path / "tmp") as (leader, pids):
         record = Record(tmp_path, leader.pid, start_of(leader.pid), _boot())
         end_recorded(record)
         await gone(leader.pid, *pids)
+
+
+async def test_what_is_left_is_looked_for_until_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 5.6: a process has no environment in the moment in which it is executed."""
+    with tree(tmp_path / "tmp") as (leader, pids):
+        late = pids[-1]
+
+        def look() -> Snapshot:
+            found = read_all()
+            monkeypatch.setattr(groups, "read_all", read_all)
+            return Snapshot(p for p in found.processes.values() if p.pid != late)
+
+        monkeypatch.setattr(groups, "read_all", look)
+        end_recorded(Record(tmp_path, None, None, _boot()))
+        assert not any(map(lives, (leader.pid, *pids)))
 
 
 async def test_what_was_spawned_but_not_yet_on_record_is_known_by_its_directory(

@@ -1,11 +1,18 @@
 """DESIGN 10: what must outlive a process: the key, the journal, the private directories."""
 
+import errno
+import fcntl
 import json
+import logging
 import os
+import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -21,6 +28,23 @@ def opened(root: Path) -> Generator[StateDir]:
         yield state
     finally:
         state.close()
+
+
+NOBODY: Final = 65534
+
+
+@contextmanager
+def ordinary_user() -> Generator[Path]:
+    """A directory of a user who has no right but by a file's mode, which root has; be that one."""
+    with tempfile.TemporaryDirectory(prefix="sp-") as name:
+        was = os.geteuid()
+        if was == 0:
+            os.chown(name, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(was)
 
 
 def mode_of(path: Path) -> int:
@@ -93,6 +117,54 @@ def test_closing_leaves_the_key_alone_behind(tmp_path: Path) -> None:
     assert (root / "key").read_bytes() == key
 
 
+def test_it_is_the_same_wherever_who_asks_for_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 10: a backend's TMPDIR lies in it, and a later sweep knows processes by that."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("s")
+    for name in ("s", "link"):
+        with opened(Path(name)) as state:
+            assert state.root == tmp_path.resolve() / "s"
+            assert state.new_session().tmp.is_relative_to(state.root)
+
+
+def test_on_a_file_system_without_locks_it_is_a_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 11: flock(2), ENOLCK; not that others hold the lock. Nothing is left."""
+
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    before = set(os.listdir("/dev/fd"))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ConfigError, match=r"--state-dir .*No locks available"):
+        StateDir.open(tmp_path / "s")
+    assert list((tmp_path / "s" / "run").iterdir()) == []
+    assert set(os.listdir("/dev/fd")) <= before
+
+
+def test_an_instance_that_is_swept_while_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between making it and locking it, it looks like a dead one's. No descriptor is lost."""
+    lock, swept = fcntl.flock, list[Path]()
+
+    def locked_too_late(fd: int, operation: int) -> None:
+        lock(fd, operation)
+        if not swept:
+            swept.extend((tmp_path / "s" / "run").iterdir())
+            shutil.rmtree(swept[0])
+
+    before = set(os.listdir("/dev/fd"))
+    monkeypatch.setattr(fcntl, "flock", locked_too_late)
+    with opened(tmp_path / "s") as state:
+        assert swept != [state.instance]
+        assert state.new_session().tmp.exists()
+    assert set(os.listdir("/dev/fd")) <= before
+
+
 # -- the key ---------------------------------------------------------------------------------------
 
 
@@ -113,6 +185,61 @@ def test_a_key_of_another_size_is_a_wrong_setting(tmp_path: Path, content: bytes
     with opened(tmp_path / "s") as state:
         (tmp_path / "s" / "key").write_bytes(content)
         with pytest.raises(ConfigError, match="not a key"):
+            state.key()
+
+
+def test_a_proxy_killed_while_it_makes_the_key_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 11: half a key would have to be removed by hand."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(size: int) -> bytes:
+        raise Killed
+
+    with opened(tmp_path / "s") as state, monkeypatch.context() as patched:
+        patched.setattr(secrets, "token_bytes", die)
+        with pytest.raises(Killed):
+            state.key()
+    with opened(tmp_path / "s") as state:
+        assert len(state.key()) == 32
+
+
+def test_of_two_proxies_that_make_the_key_at_once_both_have_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 10: they may share a state directory; the first one's key is everybody's."""
+    make, others = secrets.token_bytes, list[bytes]()
+
+    with opened(tmp_path / "s") as state, opened(tmp_path / "s") as other:
+
+        def meanwhile(size: int) -> bytes:
+            monkeypatch.setattr(secrets, "token_bytes", make)
+            others.append(other.key())
+            return make(size)
+
+        monkeypatch.setattr(secrets, "token_bytes", meanwhile)
+        assert [state.key()] == others
+        assert {path.name for path in state.root.iterdir()} == {"key", "run"}
+
+
+def test_a_key_that_cannot_be_read_or_made_is_a_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 11: one line that names the directory."""
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with opened(tmp_path / "s") as state:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "link", refuse)  # a file system that has no links
+            with pytest.raises(ConfigError, match=r"--state-dir .*not permitted"):
+                state.key()
+        (tmp_path / "s" / "key").mkdir()
+        with pytest.raises(ConfigError, match=r"--state-dir .*s: key: Is a directory"):
             state.key()
 
 
@@ -152,6 +279,58 @@ def test_removing_it_removes_whatever_a_backend_left_there(tmp_path: Path) -> No
     assert outside.exists()
 
 
+def shut(directory: Path) -> None:
+    """Have in it what module caches are like: nothing can be removed, or even be listed."""
+    for name, mode in (("cache/module", 0o500), ("secret/deep", 0o000)):
+        (directory / name).mkdir(parents=True)
+        (directory / name / "file").touch()
+        (directory / name).chmod(mode)
+        (directory / name).parent.chmod(mode)
+
+
+def test_what_a_backend_made_unwritable_is_removed_too() -> None:
+    """DESIGN 10: at the end of its session, of the proxy, or by a later one; links stay alone."""
+    with ordinary_user() as home:
+        dead = abandoned(home / "s", {"dir": "0", "pid": None, "started": None, "boot": ""})
+        outside = home / "outside"
+        outside.mkdir(mode=0o500)
+        with opened(home / "s") as state:
+            first, second = state.new_session(), state.new_session()
+            for directory in (first.path, second.path, dead / "0"):
+                shut(directory)
+                (directory / "link").symlink_to(outside)
+            first.remove()
+            assert not first.path.exists()
+            swept(state)
+            assert not dead.exists()
+        assert list((home / "s" / "run").iterdir()) == []
+        assert mode_of(outside) == 0o500
+
+
+def test_what_cannot_be_removed_is_told_and_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DESIGN 10: on a disk that fails, or was made read-only; whoever ends a backend goes on."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def do_nothing(*_: object, **__: object) -> None: ...
+
+    caplog.set_level(logging.WARNING)
+    with opened(tmp_path / "s") as state:
+        session = state.new_session()
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", do_nothing)
+            patched.setattr(Path, "unlink", refuse)
+            session.remove()
+        told = [record.getMessage() for record in caplog.records]
+        assert told == [
+            f"{session.path} cannot be removed",
+            f"{session.path}.json cannot be removed: Read-only file system",
+        ]
+
+
 # -- the sweep -------------------------------------------------------------------------------------
 
 
@@ -170,6 +349,17 @@ def test_what_a_killed_proxy_left_is_told_and_removed(tmp_path: Path) -> None:
         Record(instance / "1", None, None, ""),
     ]
     assert not instance.exists()
+
+
+def test_a_key_that_a_killed_proxy_did_not_finish_is_removed(tmp_path: Path) -> None:
+    """Every moment is a moment to be killed in; that of a proxy that lives is left alone."""
+    instance = abandoned(tmp_path / "s")
+    with opened(tmp_path / "s") as other, opened(tmp_path / "s") as state:
+        for name in (instance.name, other.instance.name):
+            (tmp_path / "s" / f"key.{name}").touch()
+        swept(state)
+        left = {path.name for path in state.root.iterdir()}
+        assert left == {"run", f"key.{other.instance.name}"}
 
 
 def test_an_instance_that_lives_is_left_alone(tmp_path: Path) -> None:

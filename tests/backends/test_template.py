@@ -106,6 +106,36 @@ def test_a_working_directory_that_only_a_session_has_is_looked_for_at_its_start(
     assert Template([SH], cwd="/nowhere/{session.dir}").expand(THERE).cwd == "/nowhere//private/7"
 
 
+def test_a_backend_starts_where_the_proxy_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 10: who starts it may stand elsewhere, and the proxy itself later on."""
+    program = tmp_path / "sub" / "mine"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    here, below = Template(["sub/mine"]), Template(["./mine"], cwd="sub")
+    made_later = Template([SH], cwd="sub/{session.dir}")
+    monkeypatch.chdir("/")
+    assert here.expand(THERE).cwd == str(tmp_path)
+    assert below.expand(THERE).cwd == str(tmp_path / "sub")
+    assert below.expand(THERE).argv == ("./mine",)
+    assert made_later.expand(THERE).cwd == f"{tmp_path}/sub//private/7"
+
+
+def test_a_directory_that_was_removed_beneath_the_proxy_is_a_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 11: another one can be named."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match="--cwd: the proxy's own directory: No such file"):
+        Template([SH])
+    assert Template([SH], cwd="/").expand(THERE).cwd == "/"
+
+
 def test_no_command_is_a_wrong_setting() -> None:
     """DESIGN 11."""
     with pytest.raises(ConfigError, match="COMMAND"):

@@ -614,7 +614,7 @@ def test_a_clients_answer_that_the_backend_cannot_take_is_refused_and_waited_for
     """DESIGN 5.3: it is not lost unsaid."""
     wire = Wire()
     wire.says('"id":7,"method":"roots/list"')
-    (ask, _), = wire.upstream.asks
+    ((ask, _),) = wire.upstream.asks
     wire.transport.busy = True
     with pytest.raises(BackendBusy):
         ask.answer(Outcome(result=b"{}"))

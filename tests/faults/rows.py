@@ -17,6 +17,9 @@ TIME: Final = "tests/faults/test_time.py"
 SHUTDOWN: Final = "tests/faults/test_shutdown.py"
 PAUSES: Final = "tests/core/test_pauses.py"
 SERVE: Final = "tests/test_serve.py"
+STDIO: Final = "tests/backends/test_stdio.py"
+GUARDED: Final = "tests/backends/test_guarded.py"
+CONTAINMENT: Final = "tests/backends/test_containment.py"
 ENDPOINT: Final = "tests/frontend/test_endpoint.py"
 LIFE: Final = "tests/frontend/test_life.py"
 RELAYING: Final = "tests/frontend/test_relaying.py"
@@ -47,6 +50,8 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "F05": (
         f"{BACKENDS}::test_a_backend_that_never_answers_initialize_is_stopped_at_the_limit",
         f"{FAILURES}::test_a_backend_that_does_not_start_gets_an_error_and_leaves_nothing",
+        f"{RUNGS}::test_a_start_that_holds_up_the_guardian_costs_no_other_session",
+        f"{GUARDED}::test_a_start_that_holds_it_up_costs_itself_alone",
     ),
     "F06": (
         f"{BACKENDS}::test_a_backend_that_dies_fails_all_its_calls_and_its_session_goes_on",
@@ -98,7 +103,8 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "F17": (
         f"{BACKENDS}::test_a_backend_that_ignores_its_end_is_brought_down_by_the_ladder",
-        "tests/backends/test_stdio.py::test_one_that_ignores_it_gets_sigterm_after_the_grace",
+        f"{STDIO}::test_one_that_ignores_it_gets_sigterm_after_the_grace",
+        f"{STDIO}::test_each_process_gets_sigterm_once_and_the_tree_as_much_time_as_its_leader",
     ),
     "F18": (f"{BACKENDS}::test_a_backend_that_ignores_its_end_is_brought_down_by_the_ladder",),
     "F19": (f"{BACKENDS}::test_a_child_of_a_backend_that_left_politely_is_ended_with_it",),
@@ -112,7 +118,11 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
         "tests/clients/test_sandbox.py::"
         "test_an_ordinary_users_browser_has_its_sandbox_and_ends_with_its_starter",
     ),
-    "F22": (f"{RUNGS}::test_no_foreign_process_is_signalled_after_its_pid_was_reused",),
+    "F22": (
+        f"{RUNGS}::test_no_foreign_process_is_signalled_after_its_pid_was_reused",
+        f"{CONTAINMENT}::test_a_process_with_a_reused_pid_is_never_signalled",
+        f"{CONTAINMENT}::test_a_record_that_does_not_know_when_its_process_started_means_nobody",
+    ),
     "F24": (
         f"{RUNGS}::test_a_killed_proxy_takes_all_along",
         f"{RUNGS}::test_a_restart_sweeps_what_a_killed_proxy_and_guardian_left",
@@ -142,6 +152,13 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
         f"{RUNGS}::test_a_shell_that_cannot_fork_says_no_more_than_that",
         f"{RESOURCES}::test_without_a_thread_what_it_would_do_is_done_all_the_same",
         f"{RESOURCES}::test_a_look_that_fails_fails_for_all_who_wait_for_it",
+        f"{RESOURCES}::test_a_look_that_is_given_up_is_taken_by_another_who_waits_for_it",
+        f"{STDIO}::test_without_a_descriptor_a_backend_is_killed_and_stays_on_record",
+        f"{STDIO}::test_a_tree_is_ended_as_soon_as_somebody_can_look",
+        f"{CONTAINMENT}::test_what_is_known_is_signalled_although_nobody_can_look",
+        f"{CONTAINMENT}::test_without_descriptors_a_process_is_not_taken_for_gone",
+        f"{CONTAINMENT}::test_orphans_are_looked_for_again_after_nobody_could_look",
+        f"{GUARDED}::test_what_nobody_can_look_at_is_not_started",
     ),
     "F41": (f"{TIME}::test_a_wall_clock_that_is_set_changes_nothing",),
     "F42": (

@@ -20,9 +20,8 @@ import pytest
 from sessionproxy import descriptors
 from sessionproxy.backends import processes
 from sessionproxy.backends.containment import Contained
-from sessionproxy.backends.containment.groups import GroupTree
 from sessionproxy.backends.launcher import SHORTAGES, StdioLauncher
-from sessionproxy.backends.processes import ProcessTable, Snapshot, in_thread
+from sessionproxy.backends.processes import ProcessTable, Snapshot, in_thread, read_all
 from sessionproxy.backends.statedir import StateDir
 from sessionproxy.backends.template import Template
 from sessionproxy.core.circuit import FAILURES
@@ -345,14 +344,11 @@ async def test_without_a_thread_what_it_would_do_is_done_all_the_same(
 async def test_a_look_that_fails_fails_for_all_who_wait_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """FAULTS F40, I4: `/proc` cannot be read without a descriptor. Nobody may wait for ever.
-
-    What was known of a backend before is ended all the same.
-    """
+    """FAULTS F40, I4: `/proc` cannot be read without a descriptor. Nobody may wait for ever."""
     table = ProcessTable()
     failures: list[int | None] = []
 
-    def fail() -> Snapshot:
+    def fail(*_: object) -> Snapshot:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     async def look() -> None:
@@ -367,6 +363,39 @@ async def test_a_look_that_fails_fails_for_all_who_wait_for_it(
             async with anyio.create_task_group() as tasks:
                 for _ in range(3):
                     tasks.start_soon(look)
-            await GroupTree(table, os.getpid(), "nobody's").remember()
     assert failures == [errno.EMFILE] * 3
     assert (await table.look()).processes
+
+
+async def test_a_look_that_is_given_up_is_taken_by_another_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F40, I4: a stop that has come to its bound is cut off, and no other stop with it."""
+    table = ProcessTable()
+    let_go = threading.Event()
+
+    def held_up(walk: processes.Walk, _: object) -> Snapshot:
+        walk.at = 1
+        let_go.wait()
+        walk.at = None
+        return read_all()
+
+    found: list[Snapshot] = []
+
+    async def look(scope: anyio.CancelScope) -> None:
+        with scope:
+            found.append(await table.look())
+
+    with monkeypatch.context() as patched, anyio.fail_after(PATIENCE):
+        patched.setattr(processes, "read_all", held_up)
+        async with anyio.create_task_group() as tasks:
+            reads, waits, shares = (anyio.CancelScope() for _ in range(3))
+            for scope in (reads, waits, shares):
+                tasks.start_soon(look, scope)
+                await anyio.wait_all_tasks_blocked()
+            waits.cancel()
+            await anyio.wait_all_tasks_blocked()
+            patched.setattr(processes, "read_all", read_all)
+            reads.cancel()
+    let_go.set()
+    assert len(found) == 1

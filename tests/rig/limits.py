@@ -32,6 +32,15 @@ def lowered(pid: int, what: int, to: int) -> Generator[None]:
         resource.prlimit(pid, what, before)
 
 
+@contextmanager
+def no_descriptors() -> Generator[None]:
+    """Have this process open no file for a while."""
+    lowest = os.dup(0)
+    os.close(lowest)
+    with lowered(os.getpid(), resource.RLIMIT_NOFILE, lowest):
+        yield
+
+
 def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 

@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from ..statedir import SessionDir
+from ..template import Expanded
 from .ports import Enclosure, Ending, Tree
 
 ENTER: Final = 'echo 0 >"$0/cgroup.procs" || exit 126\nexec "$@"'
 """A process that joins before it becomes the command, so nothing of it is ever outside."""
+
+SHELL: Final = "/bin/sh"
+"""Not looked for: the command's PATH would be, and need not have one."""
 
 PREFIX: Final = "sessionproxy-"
 
@@ -49,16 +53,16 @@ class Cgroups:
     def _group(self, directory: SessionDir) -> Path:
         return group_of(self._base, directory.path)
 
-    def command(self, argv: Sequence[str], directory: SessionDir) -> Sequence[str]:
+    def command(self, what: Expanded, directory: SessionDir) -> Sequence[str]:
         group = self._group(directory)
+        directory.note(cgroup=str(group))  # before it is there, or nobody would find it after us
         group.mkdir()
         try:
             if self._bounds.memory is not None:
                 (group / "memory.max").write_text(str(self._bounds.memory))
             if self._bounds.pids is not None:
                 (group / "pids.max").write_text(str(self._bounds.pids))
-            directory.note(cgroup=str(group))
-            return ("sh", "-c", ENTER, str(group), *self._inner.command(argv, directory))
+            return (SHELL, "-c", ENTER, str(group), *self._inner.command(what, directory))
         except OSError:
             group.rmdir()
             raise

@@ -6,6 +6,7 @@ does it through a process beside the proxy.
 
 import asyncio
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -22,8 +23,8 @@ from ..processes import own_children, read_one
 from ..statedir import Record, SessionDir
 from ..template import Expanded
 from .groups import end_recorded
-from .ports import Contained, Enclosure, Ending, Pipes, close_all
-from .signals import send
+from .ports import Contained, Enclosure, Ending, Pipes, close_all, contained
+from .signals import kill_group, pidfd_of, send
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +71,14 @@ class Direct:
                 yield
             finally:
                 tasks.cancel_scope.cancel()
-                self._kill_orphans()
+                with suppress(OSError):
+                    self._kill_orphans()
 
     async def _reap_orphans(self) -> None:
         while True:
             await anyio.sleep(REAP_ORPHANS)
-            self._look_for_orphans()
+            with suppress(OSError):  # nobody can look, for want of descriptors: then the next time
+                self._look_for_orphans()
 
     def _look_for_orphans(self) -> None:
         # In the event loop's thread, as starting is: a child just started is a leader.
@@ -96,8 +99,12 @@ class Direct:
             self.orphans += len(left)
 
     async def start(self, what: Expanded, directory: SessionDir) -> Contained:
-        argv = self._enclosure.command(what.argv, directory)
-        pipes = Pipes.opened()
+        argv = self._enclosure.command(what, directory)
+        try:
+            pipes = Pipes.opened()
+        except OSError:
+            self._enclosure.discard(directory)
+            raise
         try:
             process = _started(argv, what, pipes)
         except BaseException:
@@ -108,23 +115,29 @@ class Direct:
             close_all(pipes.theirs)
         self._leaders.add(process.pid)
         leader = _Child(process, self._enclosure.ending, released=self._leaders.discard)
-        return Contained(leader, self._enclosure.tree(process.pid, directory), *pipes.ours)
+        return contained(leader, self._enclosure, directory, pipes)
 
     def end_left_over(self, record: Record) -> None:
         end_recorded(record)
 
 
 def _started(argv: Sequence[str], what: Expanded, pipes: Pipes) -> "subprocess.Popen[bytes]":
-    """Returns as soon as the command is executed, which takes milliseconds."""
-    return subprocess.Popen(
-        argv,
-        stdin=pipes.theirs[0],
-        stdout=pipes.theirs[1],
-        stderr=pipes.theirs[2],
-        cwd=what.cwd,
-        env=dict(what.env),
-        start_new_session=True,
-    )
+    """Returns as soon as the command is executed, which takes milliseconds.
+
+    Raises: OSError: it could not be.
+    """
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=pipes.theirs[0],
+            stdout=pipes.theirs[1],
+            stderr=pipes.theirs[2],
+            cwd=what.cwd,
+            env=dict(what.env),
+            start_new_session=True,
+        )
+    except ValueError as error:  # a NUL in a word
+        raise OSError(errno.EINVAL, str(error)) from None
 
 
 class _Child:
@@ -142,7 +155,7 @@ class _Child:
         self._released = released
         self._ended: Callable[[Ending], None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._pidfd = _pidfd(process.pid)
+        self._pidfd = pidfd_of(process.pid)
 
     @property
     def pid(self) -> int:
@@ -185,6 +198,14 @@ class _Child:
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
 
+    def kill_group(self) -> None:
+        if hasattr(os, "waitid"):
+            with suppress(ChildProcessError):  # somebody else in this process reaped it
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                kill_group(self.pid)
+        elif self._process.poll() is None:
+            kill_group(self.pid)
+
     def release(self) -> None:
         self._ended = None
         self._watch_no_more()
@@ -200,10 +221,3 @@ def _ending_of(status: int | None) -> Ending | None:
     if status is None:
         return None
     return Ending(code=status) if status >= 0 else Ending(signal=-status)
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux, or an old kernel
-        return None

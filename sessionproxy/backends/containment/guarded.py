@@ -2,11 +2,15 @@
 
 Backends are the guardian's children, so a proxy within somebody else's process changes nothing
 there, and what backends orphan has one place to go. The guardian is started with the first backend,
-and anew after it has died. Neighbours: `containment.guardian` is the program at the other end.
+and anew after it has died; another one helps out where one is held up by a start. Neighbours:
+`containment.guardian` is the program at the other end.
 """
 
 import json
 import logging
+import os
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -17,12 +21,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 
+from ..processes import children_of, in_thread
 from ..statedir import Record, SessionDir
 from ..template import Expanded
 from .groups import end_recorded
-from .ports import Contained, Enclosure, Ending, Pipes, close_all
+from .ports import Contained, Enclosure, Ending, Pipes, close_all, contained, end_unwanted
+from .signals import kill_group
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +37,23 @@ PROGRAM: Final = Path(__file__).with_name("guardian.py")
 READ_SIZE: Final = 64 * 1024
 
 START_PATIENCE: Final = 20.0
-"""Seconds a guardian has to start a process; one that takes longer is taken for broken."""
+"""Seconds a guardian has to start a process. It does nothing else meanwhile, so one that takes
+longer is asked to start no more until it has answered."""
 
 END_PATIENCE: Final = 15.0
 """Seconds a guardian has to end once the proxy let go of it."""
+
+UNTOLD_PATIENCE: Final = 5.0
+"""Seconds for what a guardian may have started and did not live to tell to be found and ended."""
 
 POLL: Final = 0.005
 """Seconds between two looks whether a guardian has died."""
 
 LOST: Final = Ending(detail="the guardian of its processes was killed")
+
+
+class Untold(OSError):
+    """Nobody can tell any more whether the process was started."""
 
 
 class Guarded:
@@ -49,7 +63,7 @@ class Guarded:
         self.name = enclosure.name
         self.orphans = 0
         self._enclosure = enclosure
-        self._guardian: _Guardian | None = None
+        self._guardians: list[_Guardian] = []
         self._instance: Path | None = None
         self._tasks: TaskGroup | None = None
 
@@ -57,45 +71,64 @@ class Guarded:
     async def running(self, instance: Path) -> AsyncGenerator[None]:
         self._instance = instance
         try:
-            async with anyio.create_task_group() as self._tasks:
+            async with anyio.create_task_group() as around:
+                tasks = self._tasks = await around.start(self._host)
                 try:
                     yield
                 finally:
-                    self._tasks.cancel_scope.cancel()
+                    tasks.cancel_scope.cancel()
         finally:
             self._tasks = None
-            guardian, self._guardian = self._guardian, None
-            if guardian is not None:
-                await guardian.end()
+            with anyio.CancelScope(shield=True):  # bounded by what `end` is bounded by
+                async with anyio.create_task_group() as ending:
+                    for guardian in self._guardians:
+                        ending.start_soon(guardian.end)
+            self._guardians.clear()
+
+    async def _host(self, *, task_status: TaskStatus[TaskGroup]) -> None:
+        """Run what listens to guardians, also while all around is cancelled: sessions end then, and
+        have to hear of it."""
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as tasks:
+                task_status.started(tasks)
+                await anyio.sleep_forever()
 
     async def start(self, what: Expanded, directory: SessionDir) -> Contained:
-        argv = self._enclosure.command(what.argv, directory)
+        argv = self._enclosure.command(what, directory)
         try:
             pipes = Pipes.opened()
         except OSError:
             self._enclosure.discard(directory)
             raise
         try:
-            leader = await self._at_hand().start(argv, what, pipes.theirs)
-        except BaseException:
+            leader = await self._at_hand(pipes).start(argv, what, pipes.theirs)
+        except BaseException as error:
+            if isinstance(error, Untold):
+                await _end_untold(directory, pipes.ours[1])
             close_all(pipes.ours)
             self._enclosure.discard(directory)
             raise
-        finally:
-            close_all(pipes.theirs)
         leader.translate = self._enclosure.ending
-        return Contained(leader, self._enclosure.tree(leader.pid, directory), *pipes.ours)
+        return contained(leader, self._enclosure, directory, pipes)
 
-    def _at_hand(self) -> "_Guardian":
-        """Return the guardian, started anew where there is none that lives.
+    def _at_hand(self, pipes: Pipes) -> "_Guardian":
+        """Return a guardian that answers, started anew where there is none.
 
-        Raises: OSError: it cannot be started.
+        Raises: OSError: it cannot be started; `pipes.theirs` are closed.
         """
-        if self._guardian is None or self._guardian.is_gone:
-            assert self._tasks is not None, "not running"
-            assert self._instance is not None
-            self._guardian = _Guardian(self._instance, self._tasks, self._count_orphans)
-        return self._guardian
+        assert self._tasks is not None, "not running"
+        assert self._instance is not None
+        self._guardians = [each for each in self._guardians if not each.is_reaped]
+        for guardian in self._guardians:
+            if guardian.answers:
+                return guardian
+        try:
+            guardian = _Guardian(self._instance, self._tasks, self._count_orphans)
+        except BaseException:
+            close_all(pipes.theirs)
+            raise
+        self._guardians.append(guardian)
+        return guardian
 
     def _count_orphans(self, count: int) -> None:
         logger.warning("killed %d orphans of backends", count)
@@ -103,6 +136,35 @@ class Guarded:
 
     def end_left_over(self, record: Record) -> None:
         end_recorded(record)
+
+
+async def _end_untold(directory: SessionDir, stdout: int) -> None:
+    """End what was started, if it was: until nobody is left to write to our end of its stdout.
+
+    It is looked for as long, since what is being executed just then bears no mark of its directory.
+    """
+    record = _untold(directory)
+    with anyio.move_on_after(UNTOLD_PATIENCE, shield=True):
+        while True:
+            with suppress(OSError):  # nobody can look: then again
+                await in_thread(lambda: end_recorded(record), abandon=True)
+            if _is_hung_up(stdout):
+                return
+            await anyio.sleep(POLL)
+    logger.error("what a guardian started before it was killed may live on")
+
+
+def _untold(directory: SessionDir) -> Record:
+    """Return what is on record of a backend of which nobody knows the leader."""
+    facts = json.loads(directory.path.with_suffix(".json").read_text())
+    return Record(directory.path, None, None, facts["boot"], facts.get("cgroup"))
+
+
+def _is_hung_up(pipe: int) -> bool:
+    """Return whether nobody has the other end of a pipe that we read (poll(2))."""
+    waiting = select.poll()
+    waiting.register(pipe, 0)
+    return any(event & select.POLLHUP for _, event in waiting.poll(0))
 
 
 class _Guardian:
@@ -173,13 +235,16 @@ class _Guardian:
                 leader.end(Ending(message.get("code"), message.get("signal")))
             return
         start = self._starts.pop(message["start"], None)
-        if start is not None:
-            if "pid" in message:
-                start.leader = self._leaders[message["pid"]] = _Led(message["pid"], self)
-            else:
-                what = message["errno"], message["strerror"], message.get("filename")
-                start.error = OSError(*what)
-            start.done.set()
+        if start is None:
+            return
+        if "pid" in message:
+            start.leader = self._leaders[message["pid"]] = _Led(message["pid"], self)
+            if start.is_overdue:  # nobody waits for it any more
+                end_unwanted(start.leader)
+        else:
+            what = message["errno"], message["strerror"], message.get("filename")
+            start.error = OSError(*what)
+        start.done.set()
 
     def _lost(self) -> None:
         """It was killed, or it failed: nobody can tell any more how its children end."""
@@ -188,8 +253,9 @@ class _Guardian:
         self._close()
         self._start_soon(self._bury)
         for start in self._starts.values():
-            start.error = OSError(0, "the guardian is gone")
+            start.error = Untold(0, "the guardian is gone")
             start.done.set()
+        self._starts.clear()
         for leader in tuple(self._leaders.values()):
             leader.end(LOST)
 
@@ -205,41 +271,76 @@ class _Guardian:
             anyio.notify_closing(self._socket)
             self._socket.close()
 
-    async def start(self, argv: Sequence[str], what: Expanded, pipes: tuple[int, ...]) -> "_Led":
-        """Have it start a process. Not interrupted by cancellation.
+    @property
+    def is_reaped(self) -> bool:
+        return self._process.returncode is not None
 
-        Raises: OSError: that failed.
+    @property
+    def answers(self) -> bool:
+        """Whether it can be asked to start something, and is not held up by a start."""
+        return not self.is_gone and not any(each.is_overdue for each in self._starts.values())
+
+    def holds(self, pid: int) -> bool:
+        """Whether it has a child with this pid, which it has not reaped."""
+        return not self.is_gone and pid in self._leaders
+
+    async def start(self, argv: Sequence[str], what: Expanded, pipes: tuple[int, ...]) -> "_Led":
+        """Have it start a process; `pipes` are closed. Not interrupted by cancellation.
+
+        Raises: OSError: that failed. Untold: it may have been started all the same.
         """
         self._last += 1
         start = self._starts[self._last] = _Start()
         asked = {"start": self._last, "argv": list(argv), "env": dict(what.env), "cwd": what.cwd}
+        self._start_soon(self._send, json.dumps(asked).encode(), pipes)
         with anyio.move_on_after(START_PATIENCE, shield=True):
-            await self._send(json.dumps(asked).encode() + b"\n", pipes)
             await start.done.wait()
         if start.leader is not None:
             return start.leader
-        if start.error is None:  # who knows what it starts later: it must go, with all it has
-            logger.error("the guardian did not answer within %g s", START_PATIENCE)
-            self._process.kill()
-            self._lost()
+        if start.error is not None:
+            raise start.error
+        start.is_overdue = True
+        logger.error("the guardian did not answer within %g s", START_PATIENCE)
+        self._end_if_useless()
         raise start.error or OSError(0, "the guardian did not answer")
 
-    async def _send(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
-        async with self._sending:
-            while data and not self.is_gone:
-                try:
+    def _end_if_useless(self) -> None:
+        """Kill it where it is held up by a start, and no backend would be lost with it."""
+        if self.is_gone or self.answers or self._leaders:
+            return
+        with suppress(OSError):  # it reaps none meanwhile: these are what it starts, and orphans
+            for pid in children_of(self._process.pid):
+                os.kill(pid, signal.SIGKILL)
+        self._process.kill()
+        self._lost()
+
+    async def _send(self, message: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        """Send a message, and close its descriptors, which go with its newline.
+
+        So they belong to the message that this completes: a receive ends behind them, and gets no
+        others before (unix(7)).
+        """
+        try:
+            async with self._sending:
+                await self._send_piece(message)
+                await self._send_piece(b"\n", descriptors)
+        finally:
+            close_all(descriptors)
+
+    async def _send_piece(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        while data and not self.is_gone:
+            try:
+                data = data[socket.send_fds(self._socket, [data], descriptors) :]
+            except BlockingIOError:
+                with suppress(anyio.ClosedResourceError):
                     await anyio.wait_writable(self._socket)
-                    sent = socket.send_fds(self._socket, [data], descriptors)
-                except BlockingIOError:
-                    continue
-                except (OSError, anyio.ClosedResourceError):
-                    self._lost()
-                else:
-                    data, descriptors = data[sent:], ()
+            except OSError:
+                self._lost()
 
     def release(self, leader: "_Led") -> None:
         if self._leaders.pop(leader.pid, None) is not None and not self.is_gone:
-            self._start_soon(self._send, b'{"release": %d}\n' % leader.pid)
+            self._start_soon(self._send, b'{"release": %d}' % leader.pid)
+            self._end_if_useless()
 
     async def end(self) -> None:
         """Let go of it, and wait until it has ended with all it has. Bounded."""
@@ -260,6 +361,8 @@ class _Start:
         self.done = anyio.Event()
         self.leader: _Led | None = None
         self.error: OSError | None = None
+        self.is_overdue = False
+        """Whoever wanted it has given up."""
 
 
 class _Led:
@@ -289,6 +392,10 @@ class _Led:
         if self._how is not None and self._ended is not None:
             ended, self._ended = self._ended, None
             ended(self.translate(self._how))
+
+    def kill_group(self) -> None:
+        if self._guardian.holds(self._pid):
+            kill_group(self._pid)
 
     def release(self) -> None:
         self._ended = None

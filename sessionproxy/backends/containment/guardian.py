@@ -7,7 +7,7 @@ backend and removes the directory, and the control groups that the records in it
 
 Messages are JSON objects, one a line. From the proxy:
 
-    {"start": N, "argv": [...], "env": {...}, "cwd": ...}    with three descriptors (SCM_RIGHTS)
+    {"start": N, "argv": [...], "env": {...}, "cwd": ...}    its newline with three descriptors
     {"release": PID}                                         reap it: its group is gone
 
 and to the proxy:
@@ -17,7 +17,8 @@ and to the proxy:
     {"pid": PID, "code": 0} or {"pid": PID, "signal": 9}     it ended; it stays a zombie
     {"orphans": COUNT}                                       killed, of backends that are gone
 
-Orphans of backends become our children (Linux), so whatever a backend leaves is found here.
+A receive ends behind descriptors (SCM_RIGHTS, unix(7)), so they belong to the start that is whole
+then. Orphans of backends become our children (Linux), so whatever a backend leaves is found here.
 Neighbours: `containment.guarded` is the other end. Imports nothing of ours.
 """
 

@@ -10,18 +10,25 @@ Three processes stand between the guardian and the command, none of them ours to
                to all, reaps, and exits as the command did
 
 Both shells let go of the command's pipes, so that the proxy notices when the command closes one;
-`unshare --fork` would hold them. Neighbours: `groups` for the first moment, before INIT is there.
+`unshare --fork` would hold them. All of them have the command's environment, but are found by the
+proxy's PATH, since the command's is for what the operator wants it to find. Neighbours: `groups`
+for the first moment, before INIT is there.
 """
 
 import os
+import shlex
+import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from ..processes import Process, children_of, read_one
 from ..statedir import SessionDir
+from ..template import Expanded
+from .cgroups import SHELL
 from .ports import Ending
 from .signals import lives, send, send_group
 
@@ -29,7 +36,7 @@ INIT: Final = """
 termed=
 trap 'termed=1; kill -s TERM -- -1' TERM
 exec 3<&0
-env --default-signal=INT,QUIT -u PWD -u OLDPWD -u SHLVL "$@" <&3 3<&- &
+{env} --default-signal=INT,QUIT {unset} "$@" <&3 3<&- &
 command=$!
 exec 3<&- </dev/null >/dev/null 2>&1
 wait "$command"
@@ -44,17 +51,24 @@ exit "$status"
 """
 """`wait` returns when SIGTERM comes, too, with 143: then it is asked again, and gives 127 if the
 command had ended all the same. What a shell starts in the background ignores SIGINT and SIGQUIT,
-which `env` undoes; and the variables that shells set are none of the command's."""
+which `env` undoes; and the variables that shells set are none of the command's, unless it was given
+some, which then stand before it."""
 
 OUTER: Final = """
 trap : TERM INT HUP
 exec 3<&0
-unshare --mount-proc -- setpriv --pdeathsig KILL {drop} -- sh -c "$0" init "$@" <&3 3<&- &
+{unshare} --mount-proc -- {setpriv} --pdeathsig KILL {drop} -- {sh} -c "$@" <&3 3<&- &
 init=$!
 exec 3<&- </dev/null >/dev/null 2>&1
 while wait "$init"; status=$?; [ "$status" -gt 128 ] && kill -0 "$init"; do :; done
 exit "$status"
 """
+"""Its arguments are INIT, the name that INIT has in messages, and the command."""
+
+NAME: Final = "sessionproxy"
+"""Of both shells, in what they say to the backend's stderr, as that they cannot fork."""
+
+SET_BY_SHELLS: Final = ("PWD", "OLDPWD", "SHLVL", "_")
 
 SIGNALLED: Final = 128
 """What a shell adds to the number of the signal that killed a command (POSIX.1-2024, 2.8.2)."""
@@ -71,8 +85,8 @@ class PidNamespaces:
         """`user_namespace`: for who may not make another namespace without one."""
         self._user_namespace = user_namespace
 
-    def command(self, argv: Sequence[str], directory: SessionDir) -> Sequence[str]:
-        return enclosed(argv, user_namespace=self._user_namespace)
+    def command(self, what: Expanded, directory: SessionDir) -> Sequence[str]:
+        return enclosed(what.argv, user_namespace=self._user_namespace, env=what.env)
 
     def tree(self, pid: int, directory: SessionDir) -> "NamespaceTree":
         return NamespaceTree(pid)
@@ -88,12 +102,34 @@ class PidNamespaces:
         return leader
 
 
-def enclosed(argv: Sequence[str], *, user_namespace: bool) -> Sequence[str]:
+def enclosed(
+    argv: Sequence[str], *, user_namespace: bool, env: Mapping[str, str] = MappingProxyType({})
+) -> Sequence[str]:
+    """Return the command that starts `argv` in a namespace. `env`: what it is to find there."""
     # `-c` maps the user to itself: mapped to root (`-r`), Chromium's own sandbox fails.
     user = ("-U", "-c", "--keep-caps") if user_namespace else ()
     drop = "--inh-caps=-all --ambient-caps=-all" if user_namespace else ""
-    start = ("setpriv", "--pdeathsig", "KILL", "--", "unshare", *user, "--pid", "--")
-    return (*start, "sh", "-c", OUTER.format(drop=drop), INIT, *argv)
+    outer, init = _scripts(drop)
+    setpriv = _path_of("setpriv")
+    start = (setpriv, "--pdeathsig", "KILL", "--", _path_of("unshare"), *user, "--pid", "--")
+    kept = [f"{name}={env[name]}" for name in SET_BY_SHELLS if name in env]
+    # What looks like an assignment or an option, `env` takes for one.
+    plain = (setpriv, "--") if "=" in argv[0] or argv[0].startswith("-") else ()
+    return (*start, SHELL, "-c", outer, NAME, init, NAME, *kept, *plain, *argv)
+
+
+def _scripts(drop: str) -> tuple[str, str]:
+    """Return OUTER and INIT with the helpers of this machine."""
+    paths = {name: shlex.quote(_path_of(name)) for name in ("env", "setpriv", "unshare")}
+    unset = " ".join(f"-u {name}" for name in SET_BY_SHELLS)
+    return OUTER.format(drop=drop, sh=SHELL, **paths), INIT.format(unset=unset, **paths)
+
+
+@lru_cache
+def _path_of(program: str) -> str:
+    """Return where a helper is: its name where it is not, so that trying to run it says so."""
+    found = shutil.which(program)
+    return program if found is None else os.path.abspath(found)
 
 
 @lru_cache(maxsize=1)
@@ -105,7 +141,7 @@ def probed() -> PidNamespaces | str:
     why = ""
     for user in ways:
         found = PidNamespaces(user)
-        why = _tried(enclosed(("sh", "-c", "test $PPID = 1"), user_namespace=user))
+        why = _tried(enclosed((SHELL, "-c", "test $PPID = 1"), user_namespace=user))
         if not why:
             return found
     return why

@@ -25,8 +25,8 @@ class Ending(NamedTuple):
 class Leader(Protocol):
     """The process that a backend was started as.
 
-    It stays unreaped until `release`: until then its pid, and so its group, cannot be anybody
-    else's.
+    It stays unreaped until `release`, as far as that is in our hands: until then its pid, and so
+    its group, cannot be anybody else's.
     """
 
     @property
@@ -36,20 +36,30 @@ class Leader(Protocol):
         """Have `ended` called once it has exited, soon where it already has."""
         ...
 
+    def kill_group(self) -> None:
+        """Kill its process group, if it is unreaped for certain. Needs no descriptor to look."""
+        ...
+
     def release(self) -> None:
         """Reap it and watch no more."""
         ...
 
 
 class Tree(Protocol):
-    """All processes of one backend."""
+    """All processes of one backend.
+
+    Each is known by its pid and the time it started. Raises: OSError: nobody can look who lives.
+    """
 
     async def remember(self) -> None:
         """Take note of the descendants there are now."""
         ...
 
     async def signal(self, number: int) -> int:
-        """Signal every process, with 0 none; return how many live besides the leader."""
+        """Signal every process, once, with 0 none; return how many were found to live.
+
+        SIGKILL goes to the leader's process group as well.
+        """
         ...
 
     def kill(self) -> None:
@@ -105,8 +115,8 @@ class Enclosure(Protocol):
 
     name: str
 
-    def command(self, argv: Sequence[str], directory: SessionDir) -> Sequence[str]:
-        """Return the command that starts `argv` enclosed.
+    def command(self, what: Expanded, directory: SessionDir) -> Sequence[str]:
+        """Return the command that starts `what` enclosed.
 
         Raises: OSError: what it needs cannot be made.
         """
@@ -149,3 +159,25 @@ class Pipes:
 def close_all(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def end_unwanted(leader: Leader) -> None:
+    """Kill what has just been started, and reap it once it is dead."""
+    leader.kill_group()
+    leader.watch(lambda _: leader.release())
+
+
+def contained(
+    leader: Leader, enclosure: Enclosure, directory: SessionDir, pipes: Pipes
+) -> Contained:
+    """Take hold of what has just been started.
+
+    Raises: OSError: that failed; nothing of it stays.
+    """
+    try:
+        return Contained(leader, enclosure.tree(leader.pid, directory), *pipes.ours)
+    except OSError:  # nobody could tell its processes from others later
+        end_unwanted(leader)
+        close_all(pipes.ours)
+        enclosure.discard(directory)
+        raise
