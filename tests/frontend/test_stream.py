@@ -373,7 +373,7 @@ async def test_a_reader_that_hung_up_on_its_way_no_longer_counts_as_there() -> N
 async def test_where_hardly_anything_may_be_dropped_the_new_one_is_and_nothing_is_searched() -> (
     None
 ):
-    """FAULTS F29: what must not be dropped fills the stream; its reader is not cut off for a log."""
+    """FAULTS F29: what must not be dropped fills it; its reader is not cut off for a log."""
     stream = EventStream(0, expected=True)
     n = 0
     while stream.size < KEPT_BYTES:
