@@ -56,7 +56,7 @@ TERM_GRACE: Final = 5.0
 KILL_GRACE: Final = 1.0
 """Seconds between SIGTERM and SIGKILL, and for the kernel to carry out the latter."""
 
-LEFT_BEHIND_GRACE: Final = 0.5
+LEFT_BEHIND_GRACE: Final = 0.3
 """Seconds for what a leader left behind when it ended by itself, between the same two."""
 
 LOOK_GRACE: Final = 5.0

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final, Self
 
@@ -134,7 +135,7 @@ class Census:
 
     def groups(self) -> dict[Path, Path]:
         """Return the control groups that exist, each with the session directory it belongs to."""
-        found = [group for mount in _group_mounts() for group in mount.rglob("sessionproxy-*-*")]
+        found = [group for mount in _group_mounts() for group in _groups_below(mount)]
         parts = [(group, *group.name.split("-")[1:]) for group in found]
         return {
             group: self._run / instance / name
@@ -225,3 +226,13 @@ def told(process: psutil.Process) -> str:
         return f"{process.pid} {process.status()} {' '.join(process.cmdline())[:80]}"
     except psutil.Error:
         return f"{process.pid} going"
+
+
+def _groups_below(mount: Path) -> list[Path]:
+    """Return the control groups of backends; those of other proxies come and go meanwhile."""
+    return [
+        Path(place, name)
+        for place, names, _ in os.walk(mount)
+        for name in names
+        if fnmatch(name, "sessionproxy-*-*")
+    ]
