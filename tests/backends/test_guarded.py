@@ -312,7 +312,7 @@ async def test_it_is_listened_to_until_the_last_session_has_ended(tmp_path: Path
             contained = await one.start("sh", "-c", "read x; exit 7")
             scope.cancel()
             with anyio.CancelScope(shield=True):
-                await anyio.sleep(0.05)  # all that is cancelled is gone
+                await anyio.wait_all_tasks_blocked()  # all that is cancelled is gone
                 os.write(contained.stdin, b"go\n")
                 assert await one.ended(contained) == Ending(code=7)
 

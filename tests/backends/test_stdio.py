@@ -329,7 +329,6 @@ async def test_a_tree_is_ended_as_soon_as_somebody_can_look(
             with no_descriptors():
                 tasks.start_soon(starts.stop, child)
                 await until(lambda: child.has_exited)
-                await anyio.sleep(0.1)  # and on it goes
         assert processes_of(state.instance / "2") == []
         assert on_record(state) == ["1.json"]
         await starts.stop(other)

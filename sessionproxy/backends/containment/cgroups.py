@@ -5,6 +5,7 @@
 whose way to ask a backend to end is kept. Neighbours: `ladder` chooses it.
 """
 
+import errno
 import os
 import signal
 import time
@@ -112,11 +113,16 @@ class GroupedTree:
 
 
 def members(group: Path) -> set[int]:
-    """Return the processes in a group; a zombie is in none."""
+    """Return the processes in a group; a zombie is in none, and none is in a group that is gone.
+
+    Raises: OSError: it cannot be looked at.
+    """
     try:
         return {int(pid) for pid in (group / "cgroup.procs").read_text().split()}
-    except OSError:
-        return set()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return set()
+        raise
 
 
 def kill(group: Path) -> None:

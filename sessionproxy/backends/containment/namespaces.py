@@ -200,11 +200,11 @@ class NamespaceTree:
         return int(init is not None and lives(init))
 
     def kill(self) -> None:
-        if (init := self._find()) is not None:
-            send(init, signal.SIGKILL)
-        # And what there was before it.
+        # What there was before INIT, and then all that is below it; to find that may fail.
         if self._leader is not None:
             send_group(self._leader, signal.SIGKILL)
+        if (init := self._find()) is not None:
+            send(init, signal.SIGKILL)
 
     def close(self) -> None:
         pass
