@@ -13,6 +13,7 @@ import signal
 import sys
 import termios
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Final, Protocol
@@ -344,8 +345,9 @@ class Child:
             with anyio.move_on_after(KILL_GRACE, shield=True):
                 await self._exited.wait()
         self._close()
+        await self._remove(self._tree.close)
         if not scope.cancelled_caught:
-            await self._remove_directory()
+            await self._remove(self._directory.remove)
 
     async def _remember(self) -> None:
         try:
@@ -393,11 +395,13 @@ class Child:
                 tasks.start_soon(until, hurry)
         return self._exited.is_set()
 
-    async def _remove_directory(self) -> None:
+    async def _remove(self, remove: Callable[[], None]) -> None:
+        """Remove something of the session's that is on record. Bounded."""
         with anyio.move_on_after(REMOVE_PATIENCE, shield=True) as scope:
-            await in_thread(self._directory.remove, abandon=True)
+            await in_thread(remove, abandon=True)
         if scope.cancelled_caught:
-            logger.error("%s is not removed after %g s", self._directory.path, REMOVE_PATIENCE)
+            path = self._directory.path
+            logger.error("not all of %s is removed after %g s", path, REMOVE_PATIENCE)
 
     def _close(self) -> None:
         """Reap the leader and close the pipes. After this its pid may be anybody's."""
@@ -407,7 +411,6 @@ class Child:
         os.close(self._out)
         os.close(self._err)
         self._leader.release()
-        self._tree.close()
         self._over = True
         self._exited.set()
 

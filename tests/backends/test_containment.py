@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from sessionproxy.backends import processes
-from sessionproxy.backends.containment import direct, groups, start_of
+from sessionproxy.backends.containment import cgroups, direct, groups, start_of
 from sessionproxy.backends.containment.groups import Groups, GroupTree, end_recorded
 from sessionproxy.backends.containment.signals import send, send_group
 from sessionproxy.backends.processes import ProcessTable, Snapshot, read_all, read_one
@@ -292,3 +292,35 @@ async def test_a_record_of_nothing_that_runs_signals_nobody(tmp_path: Path) -> N
 
 def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def test_a_group_is_removed_once_the_kernel_lets_go_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 5.6: a process that is dead for everybody else may hold its group for a while."""
+    group = tmp_path / "sessionproxy-a-1"
+    (group / "below").mkdir(parents=True)
+    rmdir, tries = Path.rmdir, list[Path]()
+
+    def held(self: Path) -> None:
+        tries.append(self)
+        if len(tries) < 5:
+            raise OSError(errno.EBUSY, "busy")
+        rmdir(self)
+
+    monkeypatch.setattr(Path, "rmdir", held)
+    cgroups.remove(group)
+    assert not group.exists()
+    assert len(tries) > 5
+
+
+def test_a_group_that_cannot_be_removed_is_told_of_and_not_waited_for_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DESIGN 10: stopping is bounded."""
+    group = tmp_path / "sessionproxy-a-1"
+    group.mkdir()
+    (group / "held").touch()
+    monkeypatch.setattr(cgroups, "REMOVE_PATIENCE", 0.05)
+    cgroups.remove(group)
+    assert f"{group} is not removed" in caplog.text

@@ -6,6 +6,7 @@ whose way to ask a backend to end is kept. Neighbours: `ladder` chooses it.
 """
 
 import errno
+import logging
 import os
 import signal
 import time
@@ -19,6 +20,8 @@ from ..statedir import SessionDir
 from ..template import Expanded
 from .ports import Enclosure, Ending, Tree
 
+logger = logging.getLogger(__name__)
+
 ENTER: Final = 'echo 0 >"$0/cgroup.procs" || exit 126\nexec "$@"'
 """A process that joins before it becomes the command, so nothing of it is ever outside."""
 
@@ -26,6 +29,10 @@ SHELL: Final = "/bin/sh"
 """Not looked for: the command's PATH would be, and need not have one."""
 
 PREFIX: Final = "sessionproxy-"
+
+REMOVE_PATIENCE: Final = 3.0
+POLL: Final = 0.01
+"""Seconds until a group is given up that cannot be removed, and between two tries."""
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
 OWN: Final = Path("/proc/self/cgroup")
@@ -73,7 +80,9 @@ class Cgroups:
 
     def discard(self, directory: SessionDir) -> None:
         self._inner.discard(directory)
-        remove(self._group(directory))
+        group = self._group(directory)
+        if not _removed(group):  # not waited for: nothing has been in it for long
+            logger.warning("%s is not removed", group)
 
     def ending(self, leader: Ending) -> Ending:
         return self._inner.ending(leader)
@@ -131,25 +140,38 @@ def kill(group: Path) -> None:
 
 
 def end_group(group: Path) -> None:
-    """Kill and remove a group that an earlier proxy made. Blocks, for a second at most."""
-    if not group.name.startswith(PREFIX):
-        return
-    kill(group)
-    for _ in range(100):
-        if not members(group):
-            break
-        time.sleep(0.01)
-    remove(group)
+    """Kill and remove a group that an earlier proxy made. Blocks, for `REMOVE_PATIENCE` at most."""
+    if group.name.startswith(PREFIX):
+        kill(group)
+        remove(group)
 
 
 def remove(group: Path) -> None:
-    """Remove a group in which nothing lives, and what a backend made in it."""
+    """Remove a group in which nothing lives, and what a backend made in it. Blocks likewise.
+
+    A process that is dead for everybody else may hold its group for as long as the kernel takes to
+    free its memory.
+    """
+    deadline = time.monotonic() + REMOVE_PATIENCE
+    while not _removed(group):
+        if time.monotonic() >= deadline:
+            logger.warning("%s is not removed after %g s", group, REMOVE_PATIENCE)
+            return
+        time.sleep(POLL)
+
+
+def _removed(group: Path) -> bool:
     for below, names, _ in os.walk(group, topdown=False):
         for name in names:
             with suppress(OSError):
                 Path(below, name).rmdir()
-    with suppress(OSError):
+    try:
         group.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 # -- what is delegated to us -----------------------------------------------------------------------

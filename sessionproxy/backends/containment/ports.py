@@ -67,7 +67,10 @@ class Tree(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what the tree was held by. Nothing of it is left, or can be ended."""
+        """Let go of what the tree was held by. Nothing of it is left, or can be ended.
+
+        May block for some seconds, so it is not for the event loop.
+        """
         ...
 
 
