@@ -12,18 +12,16 @@ from .exchange import Ask, ClientPort, Outbound, Outcome, ReplySink
 class Asks:
     """Requests of the backends of one session. An id is never given out twice in its life."""
 
-    __slots__ = ("_client", "_last_id", "_waiting", "absent_since")
+    __slots__ = ("_client", "_last_id", "absent_since", "waiting")
 
     def __init__(self, client: ClientPort) -> None:
         self._client = client
         self._last_id = 0
-        self._waiting: dict[int, Ask] = {}
+        self.waiting: dict[int, Ask] = {}
+        """By id. Looked at with every request, so without a call."""
         self.absent_since: float | None = None
         """When the client was first found to be away while it was asked something, on the event
         loop's clock in seconds. Whoever hears of the client sets it to None."""
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def send(self, ask: Ask, sink: ReplySink | None) -> None:
         """Send a request to the client on `sink`; None: on its standalone stream."""
@@ -31,19 +29,19 @@ class Asks:
         ask.client_id = self._last_id
         ask.sink = sink
         ask.on_over = self._over
-        self._waiting[ask.client_id] = ask
+        self.waiting[ask.client_id] = ask
         data = wire.encode_request(b"%d" % ask.client_id, ask.method, ask.params)
         (sink or self._client).message(Outbound(data, ask=ask))
 
     def _over(self, ask: Ask) -> None:
-        del self._waiting[ask.client_id]
+        del self.waiting[ask.client_id]
 
     def answer(self, client_id: bytes, outcome: Outcome) -> bool:
         """Hand an answer to the request it answers; False where there is none such.
 
         Raises: BackendBusy: the backend cannot take it now.
         """
-        ask = self._waiting.get(int(client_id)) if client_id.isdigit() else None
+        ask = self.waiting.get(int(client_id)) if client_id.isdigit() else None
         if ask is None:
             return False
         ask.answer(outcome)
@@ -51,14 +49,14 @@ class Asks:
 
     def moved(self, sink: ReplySink | None = None) -> None:
         """Nothing more goes out on `sink`, or on any; what follows takes the standalone stream."""
-        for ask in self._waiting.values():
+        for ask in self.waiting.values():
             if sink is None or ask.sink is sink:
                 ask.sink = None
 
     def withdraw(self, ask: Ask, params: Bytes | None) -> None:
         """Tell the client that a request needs no answer any more; `params`: of the backend's own
         cancellation, None where it is gone."""
-        waited = ask.client_id in self._waiting
+        waited = ask.client_id in self.waiting
         ask.withdraw()
         if not waited:
             return
@@ -69,17 +67,17 @@ class Asks:
         (ask.sink or self._client).message(Outbound(note))
 
     def withdraw_all(self) -> None:
-        for ask in tuple(self._waiting.values()):
+        for ask in tuple(self.waiting.values()):
             self.withdraw(ask, None)
 
     def nobody_reads(self) -> bool:
         """Return whether something was asked, and the client has no stream open for any of it."""
-        if not self._waiting or self._client.listening:
+        if not self.waiting or self._client.listening:
             return False
-        return not any(ask.sink and ask.sink.attached for ask in self._waiting.values())
+        return not any(ask.sink and ask.sink.attached for ask in self.waiting.values())
 
     def give_up(self) -> None:
         """Answer all that was asked with an error: the client has gone for good."""
         failure = SessionEnded("The client is gone; the request was not answered.")
-        for ask in tuple(self._waiting.values()):
+        for ask in tuple(self.waiting.values()):
             ask.answer(Outcome(failure=failure))

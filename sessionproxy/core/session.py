@@ -327,7 +327,8 @@ class Session:
             return  # it was cancelled, or failed, before it got here
         self._leases += 1
         exchange.holder = self
-        self._heard()
+        self.client.heard()
+        self._asks.absent_since = None
         if self._call_limit is not None:
             self._call_limit.watch(exchange, self.ran_out)
         backend.request(exchange)
@@ -338,7 +339,7 @@ class Session:
         """Take back the lease of an exchange that was settled."""
         if self._call_limit is not None:
             self._call_limit.forget(exchange)
-        if self._asks:
+        if self._asks.waiting:
             self._asks.moved(exchange.sink)
         outcome = exchange.outcome
         if outcome is not None and outcome.failure is None:
