@@ -51,6 +51,7 @@ MAX_EARLY_LINES: Final = 64
 
 MAX_UNSENT: Final = 32 * 1024 * 1024
 MAX_UNSENT_MESSAGES: Final = 64
+MAX_UNSENT_REPLIES: Final = 4096
 """What may wait for a backend that does not read; the next request then fails alone."""
 
 TERM_GRACE: Final = 5.0
@@ -158,8 +159,10 @@ class Child:
 
     # -- stdin -----------------------------------------------------------------------------------
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, *, reply: bool = False) -> None:
         """Write one message. What the pipe does not take now is kept, bounded.
+
+        `reply`: to the backend, of which there may be more at once.
 
         Raises: BackendBusy: too much is kept already.
         """
@@ -173,7 +176,9 @@ class Child:
             self._loop.add_writer(self._in, self._write_more)
             line = memoryview(line)[written:]
             self._unsent = deque()
-        elif self._unsent_size + len(line) > MAX_UNSENT or len(self._unsent) >= MAX_UNSENT_MESSAGES:
+        elif self._unsent_size + len(line) > MAX_UNSENT or len(self._unsent) >= (
+            MAX_UNSENT_REPLIES if reply else MAX_UNSENT_MESSAGES
+        ):
             raise BackendBusy("The backend does not read its input; too much waits for it already.")
         self._unsent.append(memoryview(line))
         self._unsent_size += len(line)

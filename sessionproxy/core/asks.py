@@ -3,8 +3,10 @@
 Neighbours: `core.session`.
 """
 
+from contextlib import suppress
+
 from .. import wire
-from ..errors import SessionEnded
+from ..errors import BackendBusy, SessionEnded
 from ..wire import Bytes
 from .exchange import Ask, ClientPort, Outbound, Outcome, ReplySink
 
@@ -47,11 +49,12 @@ class Asks:
         ask.answer(outcome)
         return True
 
-    def moved(self, sink: ReplySink | None = None) -> None:
-        """Nothing more goes out on `sink`, or on any; what follows takes the standalone stream."""
+    def moved(self, sink: ReplySink | None = None, to: ReplySink | None = None) -> None:
+        """Nothing more goes out on `sink`, or on any; what follows goes out on `to`, or on the
+        standalone stream."""
         for ask in self.waiting.values():
             if sink is None or ask.sink is sink:
-                ask.sink = None
+                ask.sink = to
 
     def withdraw(self, ask: Ask, params: Bytes | None) -> None:
         """Tell the client that a request needs no answer any more; `params`: of the backend's own
@@ -77,7 +80,11 @@ class Asks:
         return not any(ask.sink and ask.sink.attached for ask in self.waiting.values())
 
     def give_up(self) -> None:
-        """Answer all that was asked with an error: the client has gone for good."""
+        """Answer all that was asked with an error: the client has gone for good.
+
+        What the backend cannot take now waits for the next time.
+        """
         failure = SessionEnded("The client is gone; the request was not answered.")
-        for ask in tuple(self.waiting.values()):
-            ask.answer(Outcome(failure=failure))
+        with suppress(BackendBusy):
+            for ask in tuple(self.waiting.values()):
+                ask.answer(Outcome(failure=failure))

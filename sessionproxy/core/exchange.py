@@ -143,7 +143,7 @@ class Ask:
     def answer(self, outcome: Outcome) -> None:
         """Hand the client's answer to the backend. Only the first one counts.
 
-        Raises: BackendBusy: the backend cannot take it now, and waits on. Not for a failure.
+        Raises: BackendBusy: the backend cannot take it now, and waits on.
         """
         if self._answer is not None:
             self._answer(outcome)

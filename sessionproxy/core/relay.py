@@ -54,8 +54,10 @@ MAX_TASK_TOKENS: Final = 256
 class Transport(Protocol):
     """Carries whole messages to a backend, in order."""
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, *, reply: bool = False) -> None:
         """Take one message without its line end. Does not block.
+
+        `reply`: it answers the backend, which asked for it; bounded in bytes alone.
 
         Raises: BackendBusy: the backend does not read, and the buffer is full.
         """
@@ -141,12 +143,12 @@ class Relay:
         self.notify("notifications/cancelled", wire.rebuilt(fields))
 
     def _answer_ask(self, key: bytes, ask: Ask, of: int, outcome: Outcome) -> None:
-        """Raises: BackendBusy: there is no room for the client's answer now."""
+        """Raises: BackendBusy: there is no room for the answer now."""
         if outcome.failure is not None:
-            self._send(wire.encode_error(INTERNAL_ERROR, str(outcome.failure), request_id=key))
+            answer = wire.encode_error(INTERNAL_ERROR, str(outcome.failure), request_id=key)
         else:
             answer = wire.encode_answer(key, result=outcome.result, error=outcome.error)
-            self._transport.send(bytes(wire.on_one_line(answer)))
+        self._transport.send(bytes(wire.on_one_line(answer)), reply=True)
         self._asks.pop(key, None)
         if self._hooks:
             exchange = self._in_flight.get(of)
@@ -155,10 +157,10 @@ class Relay:
             )
             self._show(shown)
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: bytes, *, reply: bool = False) -> None:
         """Send what nobody waits for an answer to; without room for it, it is lost and counted."""
         try:
-            self._transport.send(message)
+            self._transport.send(message, reply=reply)
         except BackendBusy:
             self._count("backend_busy")
 
@@ -228,12 +230,12 @@ class Relay:
         method = str(message.method)
         if method == "ping":
             # Answered here, at once: a backend that pings wants to know about its peer.
-            self._send(wire.encode_result(key, b"{}"))
+            self._send(wire.encode_result(key, b"{}"), reply=True)
             return
         try:
             params = message.object_params()
         except InvalidMessage as error:
-            self._send(wire.encode_error(INVALID_PARAMS, str(error), request_id=key))
+            self._send(wire.encode_error(INVALID_PARAMS, str(error), request_id=key), reply=True)
             return
         exchange = via or self._likely_exchange()
         # Not the exchange itself: it may be over long before its client has answered.
@@ -242,7 +244,7 @@ class Relay:
         if key in self._asks or len(self._asks) >= MAX_ASKS:
             self._count("ask_refused")
             text = "too many requests wait for the client, or one with this id"
-            self._send(wire.encode_error(INTERNAL_ERROR, text, request_id=key))
+            self._send(wire.encode_error(INTERNAL_ERROR, text, request_id=key), reply=True)
             return
         self._asks[key] = ask
         if self._hooks:

@@ -184,8 +184,10 @@ class Session:
         with pauses.move_on_after(patience):
             backend = await self._hold(launcher.launch(self.identity, self.label, self))
             self._backend = backend
-            to = self._opener or self.client
-            return await shake_hands(backend, self.opening, self.start, to, self._context)
+            opening, opener = self.opening, self._opener
+            return await shake_hands(
+                backend, opening, self.start, opener, self.client, self._context
+            )
         raise BackendStartFailed(f"The backend did not answer initialize in {patience:g} s.")
 
     async def _hold(self, what: AbstractAsyncContextManager[T]) -> T:
@@ -340,13 +342,25 @@ class Session:
         if self._call_limit is not None:
             self._call_limit.forget(exchange)
         if self._asks.waiting:
-            self._asks.moved(exchange.sink)
+            self._move_asks(exchange.sink)
         outcome = exchange.outcome
         if outcome is not None and outcome.failure is None:
             self._silent_calls = 0
             if exchange.treatment.remembers is not None and outcome.result is not None:
                 self.memory.note(exchange.treatment.remembers, exchange.params)
         self._give_back()
+
+    def _move_asks(self, sink: ReplySink) -> None:
+        """Nothing more goes out on `sink`, unless another request of a batch is still open: what
+        was asked there is from now on the matter of another stream that is read."""
+        open_ones = [exchange.sink for exchange in self._theirs()]
+        if sink not in open_ones:
+            self._asks.moved(sink, next((s for s in reversed(open_ones) if s.attached), None))
+
+    def _theirs(self) -> list[Exchange]:
+        """Return the client's requests in flight: what is replayed on waking is not."""
+        in_flight = () if self._backend is None else self._backend.in_flight()
+        return [exchange for exchange in in_flight if exchange.holder is self]
 
     def _give_back(self) -> None:
         self._leases -= 1
@@ -381,8 +395,7 @@ class Session:
         if named is None:
             return
         key = wire.id_value(named)
-        theirs = (e for e in backend.in_flight() if e.holder is self)
-        found = [e for e in theirs if wire.id_value(e.client_id) == key]
+        found = [e for e in self._theirs() if wire.id_value(e.client_id) == key]
         if len(found) == 1 and not found[0].treatment.uncancellable:
             backend.cancel(found[0], params)
             found[0].settle(Outcome(failure=RequestCancelled("The request was cancelled.")))
@@ -449,7 +462,7 @@ class Session:
     def unheard_for(self, now: float) -> float:
         """Seconds for which what was asked has waited for a client that has no stream open and
         sends nothing; `-inf` where nothing does. Counts from the first look that finds it so."""
-        if not self._asks.nobody_reads():
+        if not self._asks.nobody_reads() or any(e.sink.attached for e in self._theirs()):
             self._asks.absent_since = None
             return -math.inf
         if self._asks.absent_since is None:

@@ -3,7 +3,10 @@
 Neighbours: `core.session` calls it; those who wait for a start share its `Start`.
 """
 
+import logging
+from collections import deque
 from contextvars import Context
+from typing import Final
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
@@ -13,6 +16,12 @@ from .exchange import ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
 from .memory import Memory, Opening
 from .ports import Backend
+
+logger = logging.getLogger(__name__)
+
+
+AT_ONCE: Final = 16
+"""Requests that are replayed at once."""
 
 
 class Start:
@@ -34,16 +43,19 @@ class Start:
 class _Answer:
     """Where the answer to a request of ours goes; what comes before it is for the client."""
 
-    def __init__(self, to: ReplySink | ClientPort) -> None:
-        self._to = to
+    def __init__(self, sink: ReplySink | None, client: ClientPort) -> None:
+        self._sink = sink
+        self._client = client
         self.came = Latch()
 
     @property
     def attached(self) -> bool:
-        return not self.came.is_set()
+        if self.came.is_set():
+            return False
+        return self._client.listening if self._sink is None else self._sink.attached
 
     def message(self, message: Outbound) -> None:
-        self._to.message(message)
+        (self._sink or self._client).message(message)
 
     def settled(self, exchange: Exchange) -> None:
         self.came.set()
@@ -53,19 +65,20 @@ async def shake_hands(
     backend: Backend,
     opening: Opening,
     start: Start,
-    to: ReplySink | ClientPort,
+    opener: ReplySink | None,
+    client: ClientPort,
     context: Context | None,
 ) -> Bytes:
     """Send the client's `initialize`, and return the result once it has come.
 
-    What the backend sends before that goes `to` the client. `context`: of the request that opens
-    the session; None where it is woken.
+    What the backend sends before that goes to `opener`, else to the client. `context`: of the
+    request that opens the session; None where it is woken.
 
     Raises:
         BackendStartFailed: the backend ended.
         InitializeRefused: it answered with an error.
     """
-    answer = _Answer(to)
+    answer = _Answer(opener, client)
     exchange = Exchange("initialize", opening.params, client_id=b"0", sink=answer, context=context)
     backend.request(exchange)
     await answer.came.wait()
@@ -82,12 +95,48 @@ async def shake_hands(
 def resume(backend: Backend, memory: Memory, client: ClientPort) -> None:
     """Bring a fresh backend to where the client believes it is."""
     backend.notify("notifications/initialized", None)
+    requests = [("resources/subscribe", params) for params in memory.subscriptions.values()]
     if memory.log_level is not None:
-        _replay(backend, "logging/setLevel", memory.log_level, client)
-    for params in tuple(memory.subscriptions.values()):
-        _replay(backend, "resources/subscribe", params, client)
+        requests.insert(0, ("logging/setLevel", memory.log_level))
+    replay = _Replay(backend, requests, client)
+    for _ in range(AT_ONCE):
+        replay.go_on()
 
 
-def _replay(backend: Backend, method: str, params: Bytes, client: ClientPort) -> None:
-    answer = _Answer(client)  # which is of no interest
-    backend.request(Exchange(method, params, client_id=b"0", sink=answer))
+class _Replay:
+    """Repeats what a client has set up, so slowly that its own requests find room beside."""
+
+    def __init__(
+        self, backend: Backend, requests: list[tuple[str, Bytes]], client: ClientPort
+    ) -> None:
+        self._backend = backend
+        self._requests = deque(requests)
+        self._client = client
+
+    def go_on(self) -> None:
+        """Send the next one; its answer, which is of no interest, brings the one after it."""
+        if self._requests:
+            method, params = self._requests.popleft()
+            sink = _Replayed(self, self._client)
+            self._backend.request(Exchange(method, params, client_id=b"0", sink=sink))
+
+    def give_up(self, failure: ProxyError) -> None:
+        if self._requests:
+            logger.warning("%d subscriptions are not replayed: %s", len(self._requests), failure)
+            self._requests.clear()
+
+
+class _Replayed(_Answer):
+    """The answer to one of them."""
+
+    def __init__(self, replay: _Replay, client: ClientPort) -> None:
+        super().__init__(None, client)
+        self._replay = replay
+
+    def settled(self, exchange: Exchange) -> None:
+        super().settled(exchange)
+        outcome = exchange.outcome or Outcome()
+        if outcome.failure is None:
+            self._replay.go_on()
+        else:
+            self._replay.give_up(outcome.failure)

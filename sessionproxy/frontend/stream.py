@@ -10,10 +10,11 @@ port; `frontend.reply` opens one per POST; `frontend.connection` reads.
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from ..core.exchange import Outbound, Outcome
-from ..errors import SessionEnded, StreamNotKept
+from ..errors import BackendBusy, SessionEnded, StreamNotKept
 from ..wire import encode_notification, on_one_line
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,8 @@ class EventStream:
         self.dropped += 1
         if event.message.ask is not None:
             failure = SessionEnded("The client does not listen; the request was not delivered.")
-            event.message.ask.answer(Outcome(failure=failure))
+            with suppress(BackendBusy):  # then it waits on, until its session gives it up
+                event.message.ask.answer(Outcome(failure=failure))
 
     # -- reading -----------------------------------------------------------------------------------
 

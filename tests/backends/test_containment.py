@@ -321,6 +321,6 @@ def test_a_group_that_cannot_be_removed_is_told_of_and_not_waited_for_forever(
     group = tmp_path / "sessionproxy-a-1"
     group.mkdir()
     (group / "held").touch()
-    monkeypatch.setattr(cgroups, "REMOVE_PATIENCE", 0.05)
+    monkeypatch.setattr(cgroups, "TRIES", 3)
     cgroups.remove(group)
     assert f"{group} is not removed" in caplog.text

@@ -200,7 +200,7 @@ class FakeTransport:
     def kill(self) -> None:
         self.kills += 1
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, *, reply: bool = False) -> None:
         if self.busy:
             raise BackendBusy("It does not read.")
         self.lines.append(message)

@@ -76,3 +76,24 @@ def test_giving_up_answers_everything_with_an_error() -> None:
     asks.give_up()
     assert len(asks.waiting) == 0
     assert all(len(found) == 1 and found[0].failure is not None for found in answers)
+
+
+def test_what_cannot_be_given_up_now_is_given_up_later() -> None:
+    """DESIGN 5.3: many at once are more than the backend's pipe takes; none is forgotten."""
+    asks = Asks(FakeClient())
+    room = [2]
+    answered: list[Outcome] = []
+
+    def answer(outcome: Outcome) -> None:
+        if not room[0]:
+            raise BackendBusy("It does not read.")
+        room[0] -= 1
+        answered.append(outcome)
+
+    for _ in range(5):
+        asks.send(Ask("roots/list", b"{}", answer), None)
+    asks.give_up()
+    assert (len(answered), len(asks.waiting)) == (2, 3)
+    room[0] = 5
+    asks.give_up()
+    assert (len(answered), len(asks.waiting)) == (5, 0)

@@ -393,7 +393,7 @@ class Greeting(FakeTransport):
 
     relay: Relay
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, *, reply: bool = False) -> None:
         super().send(message)
         if len(self.lines) == 1 and b'"initialize"' in message:
             self.lines.clear()

@@ -1,3 +1,4 @@
+import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ from sessionproxy.core.manager import Limits, SessionManager
 from sessionproxy.core.memory import Memory
 from sessionproxy.core.reaper import Ages
 from sessionproxy.core.session import SILENT_CALLS, Session
+from sessionproxy.core.start import AT_ONCE
 from sessionproxy.core.state import EndReason, SessionState, StopReason
 from sessionproxy.errors import (
     BackendGone,
@@ -18,6 +20,7 @@ from sessionproxy.errors import (
     InitializeRefused,
     SessionNotFound,
 )
+from sessionproxy.wire import Remembers
 
 from .fakes import (
     OPENING,
@@ -633,3 +636,60 @@ async def test_what_waits_for_its_client_counts_for_a_sleeper() -> None:
         before = session.size
         client.size = 5000
         assert session.size == before + 5000
+
+
+async def test_a_question_whose_stream_ended_is_the_matter_of_another_that_is_read() -> None:
+    """DESIGN 5.3: its withdrawal finds the client, and it is not given up while that reads."""
+    async with ready() as (session, backend, _, _):
+        first, second = FakeSink(), FakeSink()
+        slow, quick = (
+            Exchange("tools/call", None, client_id=b"1", sink=sink) for sink in (first, second)
+        )
+        session.request(slow)
+        session.request(quick)
+        ask = Ask("elicitation/create", None, lambda outcome: None)
+        session.ask(ask, quick)
+        backend.reply(quick)
+        assert session.unheard_for(10**9) == -math.inf
+        session.withdraw(ask, None)
+        assert len(first.messages) == 1
+        backend.reply(slow)
+
+
+async def test_a_stream_that_a_batch_still_uses_keeps_its_questions() -> None:
+    """2025-03-26 basic/transports: one stream for all of a batch."""
+    async with ready() as (session, backend, _, _):
+        sink = FakeSink()
+        both = [Exchange("tools/call", None, client_id=b"1", sink=sink) for _ in range(2)]
+        for exchange in both:
+            session.request(exchange)
+        ask = Ask("roots/list", None, lambda outcome: None)
+        session.ask(ask, both[0])
+        backend.reply(both[0])
+        assert ask.sink is sink
+        backend.reply(both[1])
+        assert ask.sink is None
+
+
+async def test_replays_leave_room_for_the_clients_own_requests() -> None:
+    """DESIGN 7: waking with hundreds of subscriptions neither loses one nor refuses a call."""
+    async with ready() as (session, _, launcher, manager):
+        for n in range(100):
+            params = msgspec.json.encode({"uri": f"x://{n}"})
+            session.memory.note(Remembers.SUBSCRIBE, params)
+        backend = await napped(session, manager, launcher)
+        while backend.in_flight():
+            assert len(backend.in_flight()) <= AT_ONCE
+            backend.reply(backend.in_flight()[0])
+        assert backend.methods().count("resources/subscribe") == 100
+
+
+async def test_a_replay_that_is_never_answered_is_no_stream_that_somebody_reads() -> None:
+    """DESIGN 7: what is asked meanwhile is given up like anything else."""
+    async with ready() as (session, _, launcher, manager):
+        session.memory.note(Remembers.SUBSCRIBE, b'{"uri":"x"}')
+        backend = await napped(session, manager, launcher)
+        (replay,) = backend.in_flight()
+        session.ask(Ask("roots/list", None, lambda outcome: None), replay)
+        assert session.unheard_for(1.0) == 0.0
+        assert session.unheard_for(5.0) == 4.0

@@ -19,20 +19,18 @@ from typing import Final
 from ..statedir import SessionDir
 from ..template import Expanded
 from .ports import Enclosure, Ending, Tree
+from .shells import SHELL, kept_from_shells, path_of
 
 logger = logging.getLogger(__name__)
 
 ENTER: Final = 'echo 0 >"$0/cgroup.procs" || exit 126\nexec "$@"'
 """A process that joins before it becomes the command, so nothing of it is ever outside."""
 
-SHELL: Final = "/bin/sh"
-"""Not looked for: the command's PATH would be, and need not have one."""
-
 PREFIX: Final = "sessionproxy-"
 
-REMOVE_PATIENCE: Final = 3.0
+TRIES: Final = 300
 POLL: Final = 0.01
-"""Seconds until a group is given up that cannot be removed, and between two tries."""
+"""How often it is tried to remove a group, and the seconds between two tries."""
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
 OWN: Final = Path("/proc/self/cgroup")
@@ -70,7 +68,9 @@ class Cgroups:
                 (group / "memory.max").write_text(str(self._bounds.memory))
             if self._bounds.pids is not None:
                 (group / "pids.max").write_text(str(self._bounds.pids))
-            return (SHELL, "-c", ENTER, str(group), *self._inner.command(what, directory))
+            kept = kept_from_shells(what.env)
+            env = (path_of("env"), *kept) if kept else ()
+            return (SHELL, "-c", ENTER, str(group), *env, *self._inner.command(what, directory))
         except OSError:
             group.rmdir()
             raise
@@ -140,7 +140,7 @@ def kill(group: Path) -> None:
 
 
 def end_group(group: Path) -> None:
-    """Kill and remove a group that an earlier proxy made. Blocks, for `REMOVE_PATIENCE` at most."""
+    """Kill and remove a group that an earlier proxy made. Blocks, for some seconds at most."""
     if group.name.startswith(PREFIX):
         kill(group)
         remove(group)
@@ -152,12 +152,11 @@ def remove(group: Path) -> None:
     A process that is dead for everybody else may hold its group for as long as the kernel takes to
     free its memory.
     """
-    deadline = time.monotonic() + REMOVE_PATIENCE
-    while not _removed(group):
-        if time.monotonic() >= deadline:
-            logger.warning("%s is not removed after %g s", group, REMOVE_PATIENCE)
+    for _ in range(TRIES):
+        if _removed(group):
             return
         time.sleep(POLL)
+    logger.warning("%s is not removed after %g s", group, TRIES * POLL)
 
 
 def _removed(group: Path) -> bool:

@@ -17,7 +17,6 @@ for the first moment, before INIT is there.
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -28,8 +27,9 @@ from typing import Final
 from ..processes import Process, children_of, read_one
 from ..statedir import SessionDir
 from ..template import Expanded
-from .cgroups import SHELL
+from .groups import Groups, GroupTree
 from .ports import Ending
+from .shells import SET_BY_SHELLS, SHELL, kept_from_shells, path_of
 from .signals import lives, send, send_group
 
 INIT: Final = """
@@ -68,8 +68,6 @@ exit "$status"
 NAME: Final = "sessionproxy"
 """Of both shells, in what they say to the backend's stderr, as that they cannot fork."""
 
-SET_BY_SHELLS: Final = ("PWD", "OLDPWD", "SHLVL", "_")
-
 SIGNALLED: Final = 128
 """What a shell adds to the number of the signal that killed a command (POSIX.1-2024, 2.8.2)."""
 
@@ -84,12 +82,13 @@ class PidNamespaces:
     def __init__(self, user_namespace: bool) -> None:
         """`user_namespace`: for who may not make another namespace without one."""
         self._user_namespace = user_namespace
+        self._groups = Groups()
 
     def command(self, what: Expanded, directory: SessionDir) -> Sequence[str]:
         return enclosed(what.argv, user_namespace=self._user_namespace, env=what.env)
 
     def tree(self, pid: int, directory: SessionDir) -> "NamespaceTree":
-        return NamespaceTree(pid)
+        return NamespaceTree(pid, self._groups.tree(pid, directory))
 
     def discard(self, directory: SessionDir) -> None:
         pass
@@ -110,9 +109,9 @@ def enclosed(
     user = ("-U", "-c", "--keep-caps") if user_namespace else ()
     drop = "--inh-caps=-all --ambient-caps=-all" if user_namespace else ""
     outer, init = _scripts(drop)
-    setpriv = _path_of("setpriv")
-    start = (setpriv, "--pdeathsig", "KILL", "--", _path_of("unshare"), *user, "--pid", "--")
-    kept = [f"{name}={env[name]}" for name in SET_BY_SHELLS if name in env]
+    setpriv = path_of("setpriv")
+    start = (setpriv, "--pdeathsig", "KILL", "--", path_of("unshare"), *user, "--pid", "--")
+    kept = kept_from_shells(env)
     # What looks like an assignment or an option, `env` takes for one.
     plain = (setpriv, "--") if "=" in argv[0] or argv[0].startswith("-") else ()
     return (*start, SHELL, "-c", outer, NAME, init, NAME, *kept, *plain, *argv)
@@ -120,16 +119,9 @@ def enclosed(
 
 def _scripts(drop: str) -> tuple[str, str]:
     """Return OUTER and INIT with the helpers of this machine."""
-    paths = {name: shlex.quote(_path_of(name)) for name in ("env", "setpriv", "unshare")}
+    paths = {name: shlex.quote(path_of(name)) for name in ("env", "setpriv", "unshare")}
     unset = " ".join(f"-u {name}" for name in SET_BY_SHELLS)
     return OUTER.format(drop=drop, sh=SHELL, **paths), INIT.format(unset=unset, **paths)
-
-
-@lru_cache
-def _path_of(program: str) -> str:
-    """Return where a helper is: its name where it is not, so that trying to run it says so."""
-    found = shutil.which(program)
-    return program if found is None else os.path.abspath(found)
 
 
 @lru_cache(maxsize=1)
@@ -173,11 +165,13 @@ def _tried(argv: Sequence[str]) -> str:
 class NamespaceTree:
     """All processes of one namespace: they live as long as its INIT, and no longer."""
 
-    __slots__ = ("_init", "_leader")
+    __slots__ = ("_init", "_leader", "_rest")
 
-    def __init__(self, leader: int) -> None:
+    def __init__(self, leader: int, rest: GroupTree) -> None:
+        """`rest`: where the leader died before its INIT was seen, which then lives on unseen."""
         self._leader = read_one(leader)
         self._init: Process | None = None
+        self._rest = rest
 
     async def remember(self) -> None:
         self._find()
@@ -191,6 +185,8 @@ class NamespaceTree:
 
     async def signal(self, number: int) -> int:
         init = self._find()
+        if init is None and not (self._leader is not None and lives(self._leader)):
+            return await self._rest.signal(number)
         if number == signal.SIGKILL:
             self.kill()
         elif init is not None:
