@@ -85,7 +85,8 @@ class Template:
             file = os.path.join(self._cwd, name) if "/" in name else name
             found = shutil.which(file, path=self._path())
             if found is None:
-                raise ConfigError(f"COMMAND: {name}: no such command, or not executable")
+                where = f" in {self._cwd}" if file != name else ""
+                raise ConfigError(f"COMMAND: {name}: no such command, or not executable{where}")
 
     def _relative_to_session(self, name: str) -> bool:
         return "/" in name and not name.startswith("/") and bool(_PLACEHOLDER.search(self._cwd))

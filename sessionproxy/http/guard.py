@@ -43,7 +43,7 @@ class Guard:
         self, *, local: bool, hosts: Iterable[str] = (), origins: Iterable[str] = ()
     ) -> None:
         """`local`: it serves this machine alone: loopback names are hosts and origins, and what
-        came through another proxy is refused. Else it answers to its addresses in numbers, which
+        came through another proxy is refused. Else it answers to addresses in numbers too, which
         cannot be rebound. `hosts`: `NAME` (any port) or `NAME:PORT`. `origins`:
         `SCHEME://HOST[:PORT]`.
 
@@ -81,7 +81,8 @@ class Guard:
         name = found["name"].removesuffix(".")
         if name in self._hosts or found[0] in self._hosts:
             return True
-        return is_loopback(name) if self._local else _address(name) is not None
+        # `localhost` is nobody's to rebind either.
+        return is_loopback(name) or (not self._local and _address(name) is not None)
 
     def _knows_origin(self, value: bytes) -> bool:
         text = value.decode("latin-1").lower()

@@ -81,11 +81,11 @@ def test_beyond_loopback_only_named_hosts_and_addresses_are_served() -> None:
     guard = Guard(local=False, hosts=["api.example.com", "other.example:8443"])
     for host in (
         "api.example.com", "API.example.com:1234", "api.example.com.", "other.example:8443",
-        "10.0.0.1", "10.0.0.1:80", "[2001:db8::1]:80",
+        "10.0.0.1", "10.0.0.1:80", "[2001:db8::1]:80", "localhost:8080",
     ):  # fmt: skip
         guard.check(headers(host=host))
     for host in (
-        "localhost",
+        "localhost.example",
         "other.example",
         "other.example:80",
         "x.api.example.com",

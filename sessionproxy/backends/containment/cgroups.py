@@ -220,11 +220,15 @@ def usable(group: Path, bounds: Bounds) -> str:
         if bound is not None
     ]
     trial = group / f"{PREFIX}{os.getpid()}"
+    control = group / "cgroup.subtree_control"
     try:
-        enabled = (group / "cgroup.subtree_control").read_text().split()
+        enabled = control.read_text().split()
         for name in wanted:
             if name not in enabled:
-                (group / "cgroup.subtree_control").write_text(f"+{name}")
+                try:
+                    control.write_text(f"+{name}")
+                except OSError as error:  # which names no file where it is the write that fails
+                    return f"{control}: no {name} controller ({error.strerror})"
         trial.mkdir()
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
