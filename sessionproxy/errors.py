@@ -29,7 +29,7 @@ class FrontendError(ProxyError):
 class BackendError(ProxyError):
     """The operator must act. Logged at WARNING, with how the backend ended."""
 
-    executed: ClassVar[bool | None] = None
+    executed: bool | None = None
     """Whether the request ran: False where it certainly did not, None where nobody knows."""
 
 
@@ -141,6 +141,81 @@ class MissingSessionId(FrontendError):
     reason = "missing_session_id"
 
 
+class NotInitialized(FrontendError):
+    """A request of the handshake era before `initialize`, on a channel without session ids."""
+
+    reason = "not_initialized"
+
+
+class InvalidEnvelope(FrontendError):
+    """A modern request lacks what every one has to say of itself, or says it wrongly."""
+
+    reason = "invalid_envelope"
+
+
+class HeaderMismatch(FrontendError):
+    """A header does not say what the body says, or is missing, or there twice."""
+
+    reason = "header_mismatch"
+
+
+class MethodNotFound(FrontendError):
+    """The method does not exist in the revision that the request is of."""
+
+    reason = "method_not_found"
+
+
+class InvalidRequestState(FrontendError):
+    """A `requestState` that was not given out for this request; why is for the log alone."""
+
+    reason = "invalid_request_state"
+
+
+class ConflictingKeys(FrontendError):
+    """A request says in two places which conversation it belongs to, and not the same."""
+
+    reason = "conflicting_keys"
+
+
+class MissingKey(FrontendError):
+    """A request says nowhere which conversation it belongs to, and there is no default one."""
+
+    reason = "missing_key"
+
+
+class HandleRefused(FrontendError):
+    """A tool's call whose handle is no good; told as the tool's result, for a model to act on."""
+
+
+class UnknownHandle(HandleRefused):
+    """Made up, or another owner's: one answer, so handles cannot be probed."""
+
+    reason = "unknown_handle"
+
+
+class HandleEnded(HandleRefused):
+    """The session that it stood for has ended."""
+
+    reason = "handle_ended"
+
+
+class HandleMissing(HandleRefused):
+    """A handle is required, and none was given."""
+
+    reason = "handle_missing"
+
+
+class Unauthorized(FrontendError):
+    """No credential, or one that is not good here."""
+
+    reason = "unauthorized"
+
+    def __init__(self, message: str, *, presented: bool = False) -> None:
+        """`presented`: there was one."""
+        super().__init__(message)
+        self.presented = presented
+
+
 class AlreadyInitialized(FrontendError):
     """`initialize` on a session that has been initialised."""
 
@@ -234,6 +309,9 @@ class BackendStartFailed(_Ended):
 
     reason = "backend_start_failed"
     executed = False
+    counted = False
+    """It does not count for the route: somebody else who waited for the same start was given it
+    too, or it was one caller's fault."""
 
 
 class InitializeRefused(BackendError):
@@ -270,6 +348,40 @@ class ResultTooLarge(BackendError):
     """Its answer was longer than `max_line` and was discarded."""
 
     reason = "result_too_large"
+
+
+class BackendUnreachable(BackendError):
+    """No connection to it could be made, so it has not even seen the request."""
+
+    reason = "backend_unreachable"
+    executed = False
+
+
+class BackendRefused(BackendError):
+    """It sent the request back by an HTTP status that says so."""
+
+    reason = "backend_refused"
+    executed = False
+    of_credential = False
+    """It was for the credential, which may be one caller's alone."""
+
+
+class BackendFailed(BackendError):
+    """It failed over the request, or broke its answer off."""
+
+    reason = "backend_failed"
+
+
+class BackendAsksOn(BackendError):
+    """It went on asking for input, round after round."""
+
+    reason = "backend_asks_on"
+
+
+class NoLongerWaiting(BackendError):
+    """The request that these answers belong to has ended, somehow: it may have run."""
+
+    reason = "no_longer_waiting"
 
 
 class StateLost(BackendError):

@@ -6,11 +6,13 @@ What travels through the proxy is decoded only as far as its envelope; `params`,
 
 from msgspec import UNSET
 
+from .envelope import Envelope
 from .lines import LineSplitter, Oversize
 from .message import (
     Bytes,
     Kind,
     Message,
+    code_of,
     decode,
     encode_answer,
     encode_batch,
@@ -19,6 +21,7 @@ from .message import (
     encode_request,
     encode_result,
     on_one_line,
+    sniff_request_id,
     sniff_response_id,
     split_batch,
 )
@@ -34,15 +37,25 @@ from .params import (
     text_member,
     with_member,
     with_progress_token,
+    without_member,
 )
-from .versions import BATCHING_VERSIONS, HANDSHAKE_VERSIONS, PRIMED_VERSIONS
+from .versions import (
+    BATCHING_VERSIONS,
+    HANDSHAKE_VERSIONS,
+    MODERN_VERSIONS,
+    PRIMED_VERSIONS,
+    SERVED_VERSIONS,
+)
 
 __all__ = [
     "BATCHING_VERSIONS",
     "HANDSHAKE_VERSIONS",
+    "MODERN_VERSIONS",
     "PRIMED_VERSIONS",
+    "SERVED_VERSIONS",
     "UNSET",
     "Bytes",
+    "Envelope",
     "Kind",
     "LineSplitter",
     "Message",
@@ -51,6 +64,7 @@ __all__ = [
     "Remembers",
     "cancelled_request_id",
     "carries_progress_token",
+    "code_of",
     "decode",
     "encode_answer",
     "encode_batch",
@@ -65,9 +79,11 @@ __all__ = [
     "on_one_line",
     "progress_of",
     "rebuilt",
+    "sniff_request_id",
     "sniff_response_id",
     "split_batch",
     "text_member",
     "with_member",
     "with_progress_token",
+    "without_member",
 ]

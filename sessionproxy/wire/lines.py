@@ -1,6 +1,6 @@
 """Bytes from a pipe, cut into lines, with a bound.
 
-Neighbours: `backends.stdio` feeds it what it reads.
+Neighbours: `backends.stdio` and `backends.sse` feed it what they read.
 """
 
 from dataclasses import dataclass
@@ -22,16 +22,19 @@ class Oversize:
 
 
 class LineSplitter:
-    """Collects chunks and gives back whole lines, without their line ends; empty ones are left out.
+    """Collects chunks and gives back whole lines, without their line ends; empty ones are left out,
+    unless they are said to be wanted.
 
     A line longer than `max_line` bytes is discarded up to its newline as it arrives, never
     buffered whole. Time is linear in the bytes fed.
     """
 
-    __slots__ = ("_head", "_held", "_max_line", "_parts", "_tail", "ends", "taken")
+    __slots__ = ("_empty", "_head", "_held", "_max_line", "_parts", "_tail", "ends", "taken")
 
-    def __init__(self, max_line: int) -> None:
+    def __init__(self, max_line: int, *, empty: bool = False) -> None:
+        """`empty`: empty lines mean something too."""
         self._max_line = max_line
+        self._empty = empty
         self.taken = 0
         """Bytes fed so far."""
         self.ends = 0
@@ -50,7 +53,7 @@ class LineSplitter:
         lines: list[bytes | Oversize] = []
         for piece in whole:
             line = self._complete(piece)
-            if line:
+            if line or self._empty:
                 lines.append(line)
         if rest:
             self._hold(rest)

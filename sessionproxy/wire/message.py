@@ -206,6 +206,24 @@ def split_batch(data: bytes) -> list[bytes]:
     return items
 
 
+class _Code(msgspec.Struct, gc=False):
+    code: int
+
+
+_CODE: Final = msgspec.json.Decoder(_Code)
+
+
+def code_of(error: Bytes) -> int | None:
+    """Return the code of an encoded JSON-RPC error.
+
+    None where it has none, or is nested too deep to read from here, though it was not for `decode`.
+    """
+    try:
+        return _CODE.decode(error).code
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
 _FIRST_ID: Final = re.compile(rb'"id"\s*:\s*(\d{1,18})\s*[,}]')
 _LAST_ID: Final = re.compile(rb'"id"\s*:\s*(\d{1,18})\s*(?:,\s*"jsonrpc"\s*:\s*"2.0"\s*)?}\s*\Z')
 _BODY: Final = re.compile(rb'"(result|error|params|method)"\s*:')
@@ -222,3 +240,22 @@ def sniff_response_id(head: bytes, tail: bytes) -> int | None:
         return None
     found = _FIRST_ID.search(head, 0, body.end()) or _LAST_ID.search(tail)
     return int(found[1]) if found else None
+
+
+_REQUEST_BODY: Final = re.compile(rb'"params"\s*:')
+_NEXT: Final = re.compile(rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{1,100}")\s*[,}]')
+_LAST: Final = re.compile(
+    rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{1,100}")\s*(?:,\s*"jsonrpc"\s*:\s*"2.0"\s*)?}\s*\Z'
+)
+
+
+def sniff_request_id(head: bytes, tail: bytes) -> bytes | None:
+    """Return the id, as it was written, of a request too long to decode.
+
+    Looked for as in a response: before its parameters, else at the very end.
+    """
+    body = _REQUEST_BODY.search(head)
+    if body is None or b'"method"' not in head + tail:
+        return None
+    found = _NEXT.search(head, 0, body.end()) or _LAST.search(tail)
+    return found[1] if found else None

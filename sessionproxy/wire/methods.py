@@ -30,6 +30,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a client must have declared to be asked this."""
     unrelated: bool = False
     """A notification that belongs to no request: it prefers the standalone stream."""
+    lists: bool = False
+    """A notification that a list has changed."""
     droppable: bool = False
     """A notification that may be dropped, oldest first, when its reader does not keep up."""
     uncancellable: bool = False
@@ -68,9 +70,9 @@ METHODS: Final[Mapping[str, Method]] = {
     "notifications/progress": Method(droppable=True),
     "notifications/message": Method(droppable=True),
     "notifications/roots/list_changed": Method(),
-    "notifications/tools/list_changed": Method(unrelated=True),
-    "notifications/prompts/list_changed": Method(unrelated=True),
-    "notifications/resources/list_changed": Method(unrelated=True),
+    "notifications/tools/list_changed": Method(unrelated=True, lists=True),
+    "notifications/prompts/list_changed": Method(unrelated=True, lists=True),
+    "notifications/resources/list_changed": Method(unrelated=True, lists=True),
     "notifications/resources/updated": Method(unrelated=True),
     "notifications/elicitation/complete": Method(unrelated=True),
     "notifications/tasks/status": Method(unrelated=True),

@@ -6,6 +6,7 @@ apart: they are skipped over, and what is replaced is exchanged where it stands.
 """
 
 import functools
+import secrets
 from collections.abc import Mapping
 from typing import Final
 
@@ -127,6 +128,41 @@ def _exchanged(data: bytes, name: str, old: bytes, new: bytes) -> bytes | None:
         if now is not None and bytes(now) == new:
             return changed
     return None
+
+
+def without_member(value: Bytes, name: str) -> bytes | None:
+    """Return the object without its member `name`, which it has.
+
+    None where it is no object, is nested too deep, or has too many members to find that one.
+    """
+    data = bytes(value)
+    try:
+        if len(data) <= LARGE or not _has_many(data):
+            fields = _read(data)
+            return None if fields.pop(name, None) is None else rebuilt(fields)
+        old = _look(data, name)
+        return None if old is None else _cut_out(data, name, bytes(old))
+    except InvalidMessage:
+        return None
+
+
+def _cut_out(data: bytes, name: str, old: bytes) -> bytes | None:
+    """Return the object without this member; None if its name is spelled in an unusual way.
+
+    Raises: InvalidMessage: nested too deep to look.
+    """
+    mark = b'"%b"' % secrets.token_hex(16).encode()
+    marked = _exchanged(data, name, old, mark)  # the right one: the same may stand elsewhere
+    if marked is None:
+        return None
+    head, _, tail = marked.partition(mark)
+    head, tail, key = head.rstrip(), tail.lstrip(), msgspec.json.encode(name)
+    if not head.endswith(b":") or not head[:-1].rstrip().endswith(key):
+        return None
+    head = head[:-1].rstrip().removesuffix(key).rstrip()
+    if head.endswith(b","):
+        return head.removesuffix(b",") + tail
+    return head + tail.removeprefix(b",")
 
 
 def carries_progress_token(params: Bytes) -> bool:

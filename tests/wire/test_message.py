@@ -372,3 +372,17 @@ def test_an_id_of_something_else_is_not_taken_for_a_responses(line: bytes) -> No
     """DESIGN 5.1: its call fails alone, so no other's may be picked; ids of ours are integers."""
     assert wire.sniff_response_id(line[:40], line[-50:]) is None
     assert wire.sniff_response_id(line, line) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (b'{"code":-1,"message":"x"}', -1),
+        (b'{"code":-1}', -1),
+        (b"{}", None),
+        (b'"x"', None),
+        (b'{"code":-1,"data":' + b"[" * 50_000 + b"]" * 50_000 + b"}", None),
+    ],
+)
+def test_an_error_has_a_code_or_none(error: bytes, code: int | None) -> None:
+    assert wire.code_of(error) == code

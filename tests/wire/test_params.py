@@ -384,3 +384,51 @@ def test_among_a_million_members_one_is_added_or_replaced(others: tuple[bytes, .
 def test_a_member_that_cannot_be_told_from_its_like_is_not_replaced() -> None:
     value = object_of(2 * MANY, b'"b":[0]', b'"a":[0]', b'"c":[0]')
     assert wire.with_member(value, "a", b"[2]") is None
+
+
+# -- taking a member out ---------------------------------------------------------------------------
+
+
+def many(*, session: bytes, at: int) -> bytes:
+    """An object with too many members to be taken apart, and one more among them."""
+    fields = [b'"k%d": {"session": "x"}' % number for number in range(MANY + 10)]
+    fields.insert(at, session)
+    return b"{" + b",\n".join(fields) + b"}"
+
+
+@pytest.mark.parametrize("name", ["session", 'a"b', "é"])
+def test_a_member_is_taken_out_and_the_rest_stays(name: str) -> None:
+    value = msgspec.json.encode({"x": 1.0, name: "h", "y": {name: "h"}})
+    found = wire.without_member(value, name)
+    assert found is not None
+    assert json(found) == {"x": 1.0, "y": {name: "h"}}
+    assert wire.without_member(b'{"session":null}', "session") == b"{}"
+
+
+@pytest.mark.parametrize("value", [b"{}", b"[]", b"5", b'{"x":{"session":"h"}}'])
+def test_what_is_not_there_cannot_be_taken_out(value: bytes) -> None:
+    assert wire.without_member(value, "session") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "at"), [("h", 0), ("h", 1), ("h", MANY), ("h", MANY + 10), ("x", 0), ("x", MANY + 10)]
+)
+def test_a_member_among_a_great_many_is_cut_out_where_it_stands(value: str, at: int) -> None:
+    """Others of that name stand in every other member, and the value may do so, too."""
+    whole = many(session=b'"session" :\t"%b" ' % value.encode(), at=at)
+    found = wire.without_member(whole, "session")
+    assert found is not None
+    assert len(whole) > LARGE
+    assert json(found) == {f"k{number}": {"session": "x"} for number in range(MANY + 10)}
+
+
+def test_a_member_that_is_hidden_among_its_likes_is_not_cut_out() -> None:
+    """`_exchanged` looks at the first and the last; a wrong one is never cut out."""
+    assert wire.without_member(many(session=b'"session":"x"', at=MANY // 2), "session") is None
+
+
+def test_a_member_whose_name_is_spelled_with_escapes_is_not_cut_out() -> None:
+    """Rather refused than passed on to the backend."""
+    assert wire.without_member(many(session=b'"\\u0073ession":"h"', at=5), "session") is None
+    small = b'{"\\u0073ession":"h","x":1}'
+    assert wire.without_member(small, "session") == b'{"x":1}'
