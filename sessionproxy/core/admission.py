@@ -116,17 +116,25 @@ class Admission:
             self._leave(place)
             raise
         self._leave(place)
-        message = f"{self!r}: no place in {self._queue_timeout} s"
+        message = f"no place in {self._queue_timeout:g} s: {self._crowd}"
         raise AtCapacity(message, retry_after=retry_after())
 
     def _check_queue(self, owner: str) -> None:
         """Raises: AtCapacity: the owner's share of the queue is full, or all of it."""
         share = self._max_per_owner
         if share is not None and sum(place.owner == owner for place in self._queue) >= share:
-            message = f"{self!r}: the owner's share of the queue is full"
+            message = f"the owner's share of the queue is full: {self._crowd}"
             raise AtCapacity(message, retry_after=retry_after())
         if len(self._queue) >= self._queue_length:
-            raise AtCapacity(f"{self!r}: the queue is full", retry_after=retry_after())
+            message = f"the queue is full: {self._crowd}"
+            raise AtCapacity(message, retry_after=retry_after())
+
+    @property
+    def _crowd(self) -> str:
+        return (
+            f"{self._running} of {self._max_sessions} backends run, "
+            f"{len(self._queue)} sessions wait"
+        )
 
     def _leave(self, place: Place) -> None:
         """Give up waiting; a place that was granted in the same moment goes to the next one."""

@@ -1,8 +1,10 @@
-"""Session ids: minted, and checked before anything is looked up.
+"""How a request finds its session: ids that are minted here, and keys that clients bring along.
 
 An id is versioned and authenticated: it says which node and which boot minted it, and its MAC
 covers route and owner too, so an id is worth nothing to another owner, on another route, or made
-up. Neighbours: `core.manager` mints and checks; `serve` hands in the key.
+up; all that is checked before anything is looked up. Other keys are names that a client gives its
+conversation, and count only together with its owner. Neighbours: `core.manager` mints and checks;
+the frontend finds the keys of a request; `serve` hands in the secret.
 """
 
 import hmac
@@ -11,8 +13,9 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
+from ..errors import ConflictingKeys, MissingKey
 from .ports import Identity
 
 _VERSION: Final = 1
@@ -62,7 +65,7 @@ class SessionIds:
         if len(text) != ID_LENGTH:
             return False
         try:
-            raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            raw = _raw_of(text)
         except (Base64Error, ValueError):
             return False
         if _text_of(raw) != text:  # base64 has several texts for the same bytes
@@ -71,6 +74,16 @@ class SessionIds:
         if head[:1] != self._prefix[:1]:
             return False
         return hmac.compare_digest(mac, self._mac(head, identity.route, identity.owner))
+
+    def minted(self, route: str, owner: str, text: str) -> bool:
+        """Return whether `text` was minted, by this key, for this owner on this route."""
+        return self.authentic(Identity(route, owner, text))
+
+    def minted_before(self, route: str, owner: str, text: str) -> bool:
+        """Return whether `text` was minted so, but not since this process began."""
+        if not self.minted(route, owner, text):
+            return False
+        return not _raw_of(text).startswith(self._prefix)
 
     def _mac(self, head: bytes, route: str, owner: str) -> bytes:
         bound = b"\0".join((head, route.encode(), owner.encode()))
@@ -81,7 +94,44 @@ def _text_of(raw: bytes) -> str:
     return urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
+def _raw_of(text: str) -> bytes:
+    """Raises: Base64Error, ValueError: it is no text of anything."""
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
 def label_of(identity: Identity) -> str:
     """Return a short name for logs, from which the id cannot be had back."""
     text = "\0".join(identity).encode()
     return blake2b(text, digest_size=4).hexdigest()
+
+
+CONVERSATION: Final = "c:"
+PRINCIPAL: Final = "p:"
+"""What session keys begin with that no id of ours is: a `:` is in none. So a modern request never
+reaches a handshake client's session by an id that it carries."""
+
+
+class Keys(NamedTuple):
+    """What a request says of the conversation it belongs to; None: nothing in that place."""
+
+    handle: str | None = None
+    path: str | None = None
+    header: str | None = None
+    meta: str | None = None
+    cookie: str | None = None
+
+    def conversation(self, *, default: bool) -> str:
+        """Return the session key of the conversation; that of the owner's default one, where the
+        request names none and `default` allows it.
+
+        Raises:
+            ConflictingKeys: it names two.
+            MissingKey: it names none.
+        """
+        names = {name for name in self if name is not None}
+        if len(names) > 1:
+            places = [place for place, name in self._asdict().items() if name is not None]
+            raise ConflictingKeys(f"{' and '.join(places)} name different conversations")
+        if not names and not default:
+            raise MissingKey("the request does not say which conversation it belongs to")
+        return CONVERSATION + (names.pop() if names else "")

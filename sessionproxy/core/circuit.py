@@ -1,13 +1,18 @@
 """A route whose backend fails to start again and again rests for a while.
 
-Neighbours: `core.manager` asks before every start and tells how it went.
+Neighbours: `core.manager` asks before every start and tells how it went; so do `core.catalogue` and
+`eras` for the backends that they look at.
 """
 
 import math
 from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
-from ..errors import RouteResting
+import anyio
+
+from ..errors import BackendStartFailed, RouteResting
 
 FAILURES: Final = 5
 """Failed starts within `WINDOW` after which the route rests."""
@@ -45,6 +50,21 @@ class Circuit:
             self._rests_until = now + pause
             self._rests = min(self._rests + 1, 10)
             self._failed_at.clear()
+
+    @contextmanager
+    def trying(self) -> Generator[None]:
+        """Start a backend that is no session's: a start that fails counts, whoever it was for.
+
+        Raises: RouteResting: the pause is not over.
+        """
+        self.check(anyio.current_time())
+        try:
+            yield
+        except BackendStartFailed as failure:
+            if not failure.counted:
+                failure.counted = True  # a session that waited for it is given it too
+                self.failed(anyio.current_time())
+            raise
 
     def succeeded(self) -> None:
         self._failed_at.clear()

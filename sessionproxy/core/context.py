@@ -2,7 +2,7 @@
 
 A backend's messages are read by one long-lived loop, which has the ContextVars of whoever
 started it. So every exchange keeps the context it arrived in, and hooks run inside it.
-Neighbours: `core.exchange` sets it; hooks and log filters read it.
+Neighbours: `core.exchange` and the frontend set these; hooks, log filters and `backends` read them.
 """
 
 from contextvars import ContextVar
@@ -13,3 +13,7 @@ if TYPE_CHECKING:
 
 current_exchange: ContextVar["Exchange | None"] = ContextVar("current_exchange", default=None)
 """The exchange that the running hook's message belongs to; None where it belongs to none."""
+
+caller_authorization: ContextVar[bytes | None] = ContextVar("caller_authorization", default=None)
+"""The Authorization header of the request being served, where the operator has it forwarded; empty
+where that request has none. None: what is done is no caller's."""

@@ -6,6 +6,7 @@ All calls have the same limit, so the first to run out is the oldest one. Neighb
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 
@@ -14,6 +15,10 @@ from .exchange import Exchange
 from .pauses import Pauses
 
 logger = logging.getLogger(__name__)
+
+CALL_LIMIT: Final = b'{"reason":"call limit"}'
+"""Parameters of the cancellation of a call that ran into the limit. A backend that serves several
+sessions knows by them that it was silent; whoever stands before it passes them on."""
 
 RanOut = Callable[[Exchange, ProxyError], None]
 

@@ -5,12 +5,13 @@ cancellation. It outlives the connection that brought it. Neighbours: the fronte
 `Exchange` and is told through its sink; `core.relay` settles it; `core.session` counts it.
 """
 
+import math
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Final, NamedTuple, Protocol, Self
 
-from ..errors import ProxyError
-from ..wire import Bytes, Method, method_of
+from ..errors import BackendBusy, ProxyError
+from ..wire import Bytes, Envelope, Method, method_of
 from .context import current_exchange
 
 
@@ -40,6 +41,11 @@ class ReplySink(Protocol):
         """Whether a client reads it now. Without one, it keeps what it is given, bounded."""
         ...
 
+    def takes(self, method: str) -> int:
+        """Return how well a request of the backend is placed here: 2: it reaches the client now;
+        1: later, or perhaps; 0: its client cannot be asked this."""
+        ...
+
     def message(self, message: Outbound) -> None:
         """Take a message that precedes the answer."""
         ...
@@ -55,6 +61,9 @@ class Holder(Protocol):
     def returned(self, exchange: "Exchange") -> None: ...
 
 
+NONE_YET: Final = -math.inf
+"""The progress of an exchange that has told none."""
+
 SETTLED: Final = Context()
 """What an exchange that is settled has for a context: nothing belongs to it any more."""
 
@@ -67,12 +76,15 @@ class Exchange:
         "client_id",
         "client_token",
         "context",
+        "envelope",
         "holder",
         "is_task",
         "method",
+        "origin",
         "outcome",
         "params",
         "progress",
+        "share",
         "sink",
         "treatment",
     )
@@ -85,24 +97,31 @@ class Exchange:
         client_id: bytes,
         sink: ReplySink,
         context: Context | None = None,
+        envelope: Envelope | None = None,
+        origin: object = None,
     ) -> None:
         """`context`: of another exchange, on whose behalf this one is; else the present one. A
-        copy of it is kept, in which this is the current exchange."""
+        copy of it is kept, in which this is the current exchange. `envelope`: of a modern client.
+        `origin`: tells the clients of one session apart."""
         # As it arrived.
         self.method = method
         self.params = params
         self.client_id = client_id
         self.treatment: Method = method_of(method)
         self.sink = sink
+        self.envelope = envelope
+        self.origin = origin
         self.context: Context = copy_context() if context is None else context.copy()
         self.context.run(current_exchange.set, self)
         # Set by the relay.
         self.backend_id = 0
         self.client_token: bytes | None = None
         self.is_task = False
-        self.progress = float("-inf")
+        self.progress = NONE_YET
         # Moves once.
         self.holder: Holder | None = None
+        self.share: Holder | None = None
+        """Of its session in a backend that serves several; told as the holder is."""
         self.outcome: Outcome | None = None
 
     def __repr__(self) -> str:
@@ -116,6 +135,8 @@ class Exchange:
         self.outcome = outcome
         if self.holder is not None:
             self.holder.returned(self)
+        if self.share is not None:
+            self.share.returned(self)
         self.sink.settled(self)
         # The context holds the exchange as its current one: without this, every result would stay
         # in memory until the cyclic collector comes by.
@@ -148,6 +169,19 @@ class Ask:
         if self._answer is not None:
             self._answer(outcome)
             self.withdraw()
+
+    def decline(self, outcome: Outcome) -> None:
+        """Answer it on nobody's behalf. Where the backend cannot take that now, it is lost, like
+        anything that nobody waits for; the backend is not asked to wait on."""
+        try:
+            self.answer(outcome)
+        except BackendBusy as error:
+            self.answer(Outcome(failure=error.with_traceback(None)))
+
+    @property
+    def waits(self) -> bool:
+        """Whether it was neither answered nor withdrawn."""
+        return self._answer is not None
 
     def withdraw(self) -> None:
         """Forget it: it was answered, or the backend cancelled it or is gone. A late answer is

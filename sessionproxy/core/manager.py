@@ -7,10 +7,10 @@ The one task group every session runs in. Neighbours: the frontend calls `create
 import contextvars
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -23,19 +23,24 @@ from ..errors import (
     SessionNotFound,
     Shortage,
 )
+from ..wire import Bytes
 from .admission import Admission, retry_after
-from .binding import SessionIds
+from .attachments import Attachment, Attachments
+from .binding import CONVERSATION, SessionIds
+from .byowner import ByOwner
 from .circuit import Circuit
+from .context import caller_authorization
 from .deadlines import CallLimit
 from .exchange import ClientPort, ReplySink
-from .memory import Opening
+from .memory import Loss, Opening
 from .pauses import Pauses
 from .ports import Identity, Launcher
-from .reaper import PERIOD, SLEEPERS_EVERY, Ages, due, unheard
+from .reaper import PERIOD, SLEEPERS_EVERY, Ages, due, lost, unheard
 from .registry import LocalRegistry, Registry
 from .session import Session
 from .start import Start
 from .state import EndReason, SessionState, StopReason
+from .timers import Timers
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +64,13 @@ class Limits:
     ages: Ages = field(default_factory=Ages)
 
 
+class Attached(NamedTuple):
+    """A client that shares a session."""
+
+    session: Session
+    attachment: Attachment
+
+
 class SessionManager(anyio.AsyncContextManagerMixin):
     """Enter once, for the life of the process; on exit every session has ended."""
 
@@ -70,16 +82,25 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         ids: SessionIds,
         *,
         keeps_ids: bool = True,
+        stateless: bool = False,
         registry: Registry | None = None,
+        pauses: Pauses | None = None,
+        timers: Timers | None = None,
+        circuit: Circuit | None = None,
     ) -> None:
-        """`keeps_ids`: whether sessions outlive their backends, asleep."""
+        """`keeps_ids`: whether sessions outlive their backends, asleep. `stateless`: they build up
+        nothing in them, so that one that gives its backend back loses nothing. `pauses` and
+        `timers`: what others use too; run by the manager. `circuit`: the route's, which others
+        heed too."""
         self.route = route
         self.limits = limits
         self._launcher = launcher
         self._ids = ids
         self._keeps_ids = keeps_ids
+        self._stateless = stateless
         self.registry: Registry = registry or LocalRegistry(limits.max_asleep)
-        self.pauses = Pauses()
+        self.pauses = Pauses() if pauses is None else pauses
+        self.timers = Timers(self.pauses) if timers is None else timers
         self.admission = Admission(
             self.pauses,
             max_sessions=limits.max_sessions,
@@ -88,7 +109,11 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             queue_length=limits.queue_length,
             queue_timeout=limits.queue_timeout,
         )
-        self.circuit = Circuit()
+        self.circuit = Circuit() if circuit is None else circuit
+        self.lists_changed: Callable[[str], None] = lambda method: None
+        """Told when a backend says that a list has changed; set before the first session."""
+        self._attached: dict[Identity, Attached] = {}
+        self._ended: ByOwner[Loss] = ByOwner()
         self.draining = False
         self._hurried = False
         self._call_limit: CallLimit | None = None
@@ -99,9 +124,11 @@ class SessionManager(anyio.AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         self._context = contextvars.copy_context()
+        self._began_at = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             self._tasks: TaskGroup = tasks
             tasks.start_soon(self.pauses.run)
+            tasks.start_soon(self.timers.run)
             tasks.start_soon(self._reap)
             if self.limits.call_timeout is not None:
                 self._call_limit = CallLimit(self.limits.call_timeout, self.pauses)
@@ -131,21 +158,126 @@ class SessionManager(anyio.AsyncContextManagerMixin):
 
         Raises: Draining, RouteResting: nothing was started.
         """
+        identity = Identity(self.route, owner, self._ids.mint(self.route, owner))
+        return self._create(identity, opening, client, opener, context, keeps_id=self._keeps_ids)
+
+    def _create(
+        self,
+        identity: Identity,
+        opening: Opening,
+        client: ClientPort,
+        opener: ReplySink | None,
+        context: contextvars.Context | None,
+        *,
+        keeps_id: bool,
+        shared: bool = False,
+    ) -> Session:
         self._check_open()
         session = Session(
-            Identity(self.route, owner, self._ids.mint(self.route, owner)),
+            identity,
             opening,
             client,
             opener=opener,
             context=context,
-            keeps_id=self._keeps_ids,
+            keeps_id=keeps_id,
+            shared=shared,
+            stateless=self._stateless,
             call_limit=self._call_limit,
             closing=self._finish_soon,
+            lists_changed=self.lists_changed,
         )
         self.registry.add(session)
         logger.info("session %s starts", session.label)
         self._spawn(session)
         return session
+
+    # -- conversations: sessions that their clients name, and may share ----------------------------
+
+    def conversation(self, owner: str, key: str) -> Session | None:
+        """Return the session of a conversation; None: there is none, or it is over."""
+        try:
+            session = self.registry.get(Identity(self.route, owner, key))
+        except SessionNotFound:
+            return None
+        return None if _is_over(session) else session
+
+    def converse(
+        self,
+        owner: str,
+        key: str,
+        opening: Opening,
+        modern: ClientPort,
+        context: contextvars.Context | None = None,
+    ) -> Session:
+        """Open the session of a conversation that has none; `ready` waits for it.
+
+        `modern`: hears for clients of the modern era. Where there was one before it, the first
+        call is told of its end.
+
+        Raises: Draining, RouteResting: nothing was started.
+        """
+        identity = Identity(self.route, owner, key)
+        before = self.ended(owner, key) or self._ended_with_the_last_process(identity)
+        session = self._create(
+            identity, opening, Attachments(modern), None, context, keeps_id=True, shared=True
+        )
+        if before is not None and self._was_state(before):
+            session.loss = before
+        self._ended.pop(identity)
+        return session
+
+    def _was_state(self, loss: Loss) -> bool:
+        """Return whether state was lost: with the end of a session that shares its backend, none
+        is."""
+        return not self._stateless or isinstance(loss.reason, StopReason)
+
+    def ended(self, owner: str, key: str) -> Loss | None:
+        """Return how a conversation ended, if it did and that is still known."""
+        identity = Identity(self.route, owner, key)
+        with suppress(SessionNotFound):
+            return _loss_of(self.registry.get(identity))  # its backend is being stopped still
+        return self._ended.get(identity)
+
+    def _ended_with_the_last_process(self, identity: Identity) -> Loss | None:
+        """Return how a conversation ended that has a name of our making from before this process
+        began. Of names that clients have made nobody knows."""
+        name = identity.key.removeprefix(CONVERSATION)
+        if not self._ids.minted_before(identity.route, identity.owner, name):
+            return None
+        return Loss(self._began_at, EndReason.SHUTDOWN, 0.0, None)
+
+    def attach(self, session: Session, client: ClientPort, capabilities: Bytes | None) -> str:
+        """Let one more client have a share in a session; return the id it is known by."""
+        attachments = session.client
+        assert isinstance(attachments, Attachments)
+        owner = session.identity.owner
+        identity = Identity(self.route, owner, self._ids.mint(self.route, owner))
+        attachment = Attachment(identity, client, capabilities)
+        self._attached[identity] = Attached(session, attachment)
+        leaves = attachments.attach(attachment)
+        if leaves is not None:
+            self.detach(Attached(session, leaves))
+        return identity.key
+
+    def detach(self, attached: "Attached") -> None:
+        """End one client's share; the session goes on."""
+        attachments = attached.session.client
+        assert isinstance(attachments, Attachments)
+        attachments.detach(attached.attachment)
+        attached.session.memory.left(attached.attachment.client)
+        self._attached.pop(attached.attachment.identity, None)
+
+    def attached(self, owner: str, key: str) -> "Attached | None":
+        """Return the session and the client that an id of `owner` stands for, if it is of one
+        that is attached."""
+        identity = Identity(self.route, owner, key)
+        found = self._attached.get(identity)
+        if found is None or not self._ids.authentic(identity) or _is_over(found.session):
+            return None
+        found.attachment.heard_at = anyio.current_time()
+        return found
+
+    # -- waiting -----------------------------------------------------------------------------------
 
     async def opened(self, session: Session) -> None:
         """Wait until a session that was just created is ready.
@@ -288,8 +420,10 @@ class SessionManager(anyio.AsyncContextManagerMixin):
 
     def _spawn(self, session: Session) -> None:
         # A session outlives the request that opens or wakes it, so it must not inherit that
-        # request's ContextVars (its user, its trace).
-        self._context.copy().run(self._tasks.start_soon, self._begin, session)
+        # request's ContextVars (its user, its trace); but it begins with that one's credential.
+        context = self._context.copy()
+        context.run(caller_authorization.set, caller_authorization.get())
+        context.run(self._tasks.start_soon, self._begin, session)
 
     def _finish_soon(self, session: Session) -> None:
         self._context.copy().run(self._tasks.start_soon, self._finish, session)
@@ -316,7 +450,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             if isinstance(start.failure, BackendStartFailed | Shortage):
                 logger.warning("session %s did not start: %s", session.label, start.failure)
             # A shortage is no fault of the route's.
-            if isinstance(start.failure, BackendStartFailed):
+            if isinstance(start.failure, BackendStartFailed) and not start.failure.counted:
                 self.circuit.failed(anyio.current_time())
             self._file(session)
 
@@ -328,6 +462,20 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             logger.info("session %s sleeps: %s", session.label, session.stop_reason)
         elif session.state is SessionState.CLOSED:
             logger.info("session %s ended: %s", session.label, session.end_reason)
+            if session.shared:
+                self._remember(session)
+
+    def _remember(self, session: Session) -> None:
+        """Keep how a conversation ended: whoever comes back to it is told."""
+        for attachment in session.client if isinstance(session.client, Attachments) else ():
+            self._attached.pop(attachment.identity, None)
+        loss = _loss_of(session)
+        again = self.conversation(session.identity.owner, session.identity.key)
+        if loss is None or again is not None:
+            return  # it never began, or has begun anew
+        self._ended.put(session.identity, loss)
+        while len(self._ended) > self.limits.max_asleep:
+            self._ended.pop(self._ended.first_to_go())
 
     async def _reap(self) -> None:
         for turn in itertools.count(1):
@@ -337,6 +485,8 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             ages = self.limits.ages
             for session in unheard(sessions, now=now, ages=ages, pauses=self.pauses):
                 session.give_up_asking()
+            for left in lost(sessions, now=now, ages=ages, pauses=self.pauses):
+                self.detach(Attached(*left))
             if turn % SLEEPERS_EVERY == 0:
                 sessions += tuple(self.registry.asleep())
             found = due(sessions, now=now, ages=ages, pauses=self.pauses)
@@ -351,6 +501,19 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             session.stop(reason)
         else:
             self.end(session, reason)
+
+
+def _loss_of(session: Session) -> Loss | None:
+    """Return what was lost with a session that has ended; None: nothing, or it goes on.
+
+    One that never began passes on what its clients had not been told yet; so does one with which
+    nothing ends, since its backend is all the others' too.
+    """
+    if session.end_reason is None:
+        return None
+    if session.version is None or (session.stateless and session.loss is not None):
+        return session.loss
+    return Loss(anyio.current_time(), session.end_reason, 0.0, None)
 
 
 def _is_ready(session: Session) -> bool:

@@ -11,7 +11,7 @@ from msgspec import Raw
 from .. import wire
 from ..errors import Exit
 from ..wire import Bytes, Remembers
-from .state import StopReason
+from .state import EndReason, StopReason
 
 MAX_SUBSCRIPTIONS: Final = 1000
 """Subscriptions remembered for waking; the oldest is forgotten first."""
@@ -24,7 +24,13 @@ class Opening(NamedTuple):
     """What the client opened its session with; enough to open it again."""
 
     params: bytes
-    """Of `initialize`, as the client wrote them."""
+    """Of the first request, as the client wrote them."""
+    method: str = "initialize"
+    """`server/discover` for a client of the modern era, which has no request of its own for it."""
+
+    @property
+    def modern(self) -> bool:
+        return self.method != "initialize"
 
     @property
     def size(self) -> int:
@@ -37,7 +43,7 @@ class Loss(NamedTuple):
 
     at: float
     """On the event loop's clock, seconds."""
-    reason: StopReason
+    reason: StopReason | EndReason
     idle_for: float
     """Seconds without a request before it."""
     exit: Exit | None
@@ -49,8 +55,10 @@ class Memory:
 
     log_level: Bytes | None = None
     subscriptions: dict[bytes, Bytes] = field(default_factory=dict[bytes, Bytes])
+    subscribers: dict[bytes, set[object]] = field(default_factory=dict[bytes, set[object]])
+    """Who of several clients wants to hear of a resource (`Exchange.origin`)."""
 
-    def note(self, kind: Remembers, params: Bytes | None) -> None:
+    def note(self, kind: Remembers, params: Bytes | None, origin: object = None) -> None:
         """Keep `params` but for their `_meta`: its progress token was good for one request.
 
         Of such as are too large to be taken apart, what the method is about.
@@ -61,11 +69,29 @@ class Memory:
         if kind is Remembers.LOG_LEVEL:
             self.log_level = kept if keeps else None
         elif kind is Remembers.UNSUBSCRIBE:
-            self.subscriptions.pop(uri, None)
+            self._forget(uri)
         elif keeps:
             self.subscriptions[uri] = kept
+            if origin is not None:
+                self.subscribers.setdefault(uri, set()).add(origin)
             while len(self.subscriptions) > MAX_SUBSCRIPTIONS or self._subscribed > MAX_REMEMBERED:
-                del self.subscriptions[next(iter(self.subscriptions))]
+                self._forget(next(iter(self.subscriptions)))
+
+    def _forget(self, uri: bytes) -> None:
+        self.subscriptions.pop(uri, None)
+        self.subscribers.pop(uri, None)
+
+    def others_want(self, params: Bytes | None, origin: object) -> bool:
+        """One of several clients wants to hear no more of a resource: return whether another one
+        still does, so that the backend must not be told."""
+        found = self.subscribers.get(bytes(_lasting(params).get("uri", b"")), set())
+        found.discard(origin)
+        return bool(found)
+
+    def left(self, origin: object) -> None:
+        """A client wants to hear of nothing any more."""
+        for found in self.subscribers.values():
+            found.discard(origin)
 
     @property
     def _subscribed(self) -> int:

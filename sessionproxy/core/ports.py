@@ -4,12 +4,14 @@ Neighbours: `backends` implement these; `serve` hands them in; `core.relay` impl
 for everything that speaks in lines.
 """
 
+from collections.abc import Iterable, Reversible
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..errors import Exit
 from ..wire import Bytes
 from .exchange import Ask, Exchange
+from .memory import Opening
 
 
 class Identity(NamedTuple):
@@ -56,19 +58,42 @@ class Upstream(Protocol):
         """Take a notification; `encoded` is the whole message as it may go to the client."""
         ...
 
+    def hold(self, exchange: Exchange) -> None:
+        """Keep the session from being idle until `exchange` is settled, whoever waits for it."""
+        ...
+
     def ended(self, how: Exit) -> None:
         """Take note that the backend ended by itself. All that it said before was handed on, and
         what was in flight is settled."""
         ...
 
 
+@runtime_checkable
+class Switchboard(Upstream, Protocol):
+    """An `Upstream` with several sessions behind it, which says itself what may be whose."""
+
+    def candidates(self, method: str, in_flight: Iterable[Exchange]) -> Reversible[Exchange]:
+        """Return those in flight, oldest first, to one of which a message of the backend belongs
+        that names none; empty where that would be a guess between sessions."""
+        ...
+
+    def late(self, backend_id: int) -> None:
+        """Take note of an answer to a request that is not in flight any more, if it ever was."""
+        ...
+
+
 class Launcher(Protocol):
     def launch(
-        self, identity: Identity, label: str, upstream: Upstream
+        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AbstractAsyncContextManager[Backend]:
         """Start a backend on entry; on exit stop it, bounded and shielded.
 
         The two may happen in different tasks, so no cancel scope may be open between them.
-        `label` names the session in logs. Raises: BackendStartFailed, Shortage: on entry.
+        `label` names the session in logs; `opening` is what the backend will be asked first.
+        Raises: BackendStartFailed, Shortage: on entry.
         """
+        ...
+
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        """A backend has refused its opening: return whether another launch may fare better."""
         ...

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from .attachments import Attachment, Attachments
 from .pauses import Pauses
 from .session import Session
 from .state import EndReason, SessionState, StopReason
@@ -62,6 +63,19 @@ def unheard(
     for session in sessions:
         if _reached(session.unheard_for(now), ages.idle, now, pauses):
             yield session
+
+
+def lost(
+    sessions: Iterable[Session], *, now: float, ages: Ages, pauses: Pauses
+) -> Iterator[tuple[Session, Attachment]]:
+    """Yield the clients that share a session, and are not there any more (DESIGN 6)."""
+    for session in sessions:
+        for attachment in session.client if isinstance(session.client, Attachments) else ():
+            deserted = attachment.deserted_for(now)
+            if deserted > 0 and session.works_for(attachment.client):
+                attachment.heard_at = now  # it waits for its answer
+            elif _reached(deserted, ages.linger, now, pauses):
+                yield session, attachment
 
 
 def _reached(seconds: float, limit: float | None, now: float, pauses: Pauses) -> bool:

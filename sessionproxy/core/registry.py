@@ -5,11 +5,12 @@ through the port `Registry`, as one node of several would. Neighbours: only `cor
 to it; `core.reaper` reads.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
 from ..errors import SessionNotFound
+from .byowner import ByOwner
 from .ports import Identity
 from .session import Session
 from .state import SessionState
@@ -17,7 +18,8 @@ from .state import SessionState
 SLEEPER_SIZE: Final = 4096
 """Bytes that a sleeping session may keep on average; together they may keep `max_asleep` times
 as many, so that a few clients with large `initialize` bodies cannot fill the memory. Where they
-do, those go that keep more than this each: nobody else has to pay for them."""
+do, those go that keep more than this each, of the owner that keeps the most: nobody else has to pay
+for them."""
 
 
 class Registry(Protocol):
@@ -30,7 +32,8 @@ class Registry(Protocol):
         ...
 
     def moved(self, session: Session) -> tuple[Session, ...]:
-        """File the session under its present state; return sleepers that must now go."""
+        """File the session under its present state; return sleepers that it had to forget for
+        it, and that must go."""
         ...
 
     def awake(self) -> tuple[Session, ...]: ...
@@ -54,9 +57,9 @@ class LocalRegistry:
     def __init__(self, max_asleep: int) -> None:
         self._max_asleep = max_asleep
         self._awake: dict[Identity, Session] = {}
-        self._asleep: OrderedDict[Identity, _Sleeper] = OrderedDict()
-        self._large: OrderedDict[Identity, _Sleeper] = OrderedDict()
-        """Of those asleep, those above `SLEEPER_SIZE`."""
+        self._asleep: ByOwner[_Sleeper] = ByOwner()
+        self._large: OrderedDict[Identity, int] = OrderedDict()
+        """The sizes of those asleep that are above `SLEEPER_SIZE`."""
         self._asleep_size = 0
 
     def add(self, session: Session) -> None:
@@ -72,49 +75,60 @@ class LocalRegistry:
         return sleeper.session
 
     def moved(self, session: Session) -> tuple[Session, ...]:
-        self._forget(session.identity)
+        self._forget(session)
         if session.state is SessionState.ASLEEP:
             self._keep(session)
-            return self._overdue()
+            return tuple(self._overdue())
         if session.state is not SessionState.CLOSED:
             self._awake[session.identity] = session
         return ()
 
-    def _forget(self, identity: Identity) -> None:
-        self._awake.pop(identity, None)
-        sleeper = self._asleep.pop(identity, None)
-        if sleeper is not None:
+    def _forget(self, session: Session) -> None:
+        """Forget this one: a conversation may have begun anew while it was being stopped."""
+        identity = session.identity
+        if self._awake.get(identity) is session:
+            del self._awake[identity]
+        sleeper = self._asleep.get(identity)
+        if sleeper is not None and sleeper.session is session:
+            self._asleep.pop(identity)
             self._large.pop(identity, None)
             self._asleep_size -= sleeper.size
 
     def _keep(self, session: Session) -> None:
         sleeper = _Sleeper(session, session.size)
-        self._asleep[session.identity] = sleeper
+        self._asleep.put(session.identity, sleeper)
         self._asleep_size += sleeper.size
         if sleeper.size > SLEEPER_SIZE:
-            self._large[session.identity] = sleeper
+            self._large[session.identity] = sleeper.size
 
-    def _overdue(self) -> tuple[Session, ...]:
-        """Return the oldest large sleepers until the rest is small enough together, and the oldest
-        of all until they are few enough. No more of them are looked at than that takes."""
-        going: dict[Identity, Session] = {}
-        size = self._asleep_size
-        for identity, sleeper in self._large.items():
-            if size <= self._max_asleep * SLEEPER_SIZE:
-                break
-            going[identity] = sleeper.session
-            size -= sleeper.size
-        for identity, sleeper in self._asleep.items():
-            if len(self._asleep) - len(going) <= self._max_asleep:
-                break
-            going[identity] = sleeper.session
-        return tuple(going.values())
+    def _overdue(self) -> Iterator[Session]:
+        """Forget those that must go: large ones until the rest is small enough together, then any
+        until they are few enough. Those of the owner that keeps the most, oldest first, so that
+        nobody pays for another."""
+        while self._large and self._asleep_size > self._max_asleep * SLEEPER_SIZE:
+            yield self._let_go(self._first_large())
+        while len(self._asleep) > self._max_asleep:
+            yield self._let_go(self._asleep.first_to_go())
+
+    def _let_go(self, identity: Identity) -> Session:
+        sleeper = self._asleep.get(identity)
+        assert sleeper is not None
+        self._forget(sleeper.session)
+        return sleeper.session
+
+    def _first_large(self) -> Identity:
+        """Return the oldest large sleeper of the owner whose large ones keep the most together."""
+        sizes: Counter[str] = Counter()
+        for identity, size in self._large.items():
+            sizes[identity.owner] += size
+        owner = max(sizes, key=lambda owner: sizes[owner])
+        return next(identity for identity in self._large if identity.owner == owner)
 
     def awake(self) -> tuple[Session, ...]:
         return tuple(self._awake.values())
 
     def asleep(self) -> Iterator[Session]:
-        return iter([sleeper.session for sleeper in self._asleep.values()])
+        return iter([sleeper.session for sleeper in self._asleep])
 
     def __len__(self) -> int:
         return len(self._awake) + len(self._asleep)

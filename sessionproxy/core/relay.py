@@ -10,7 +10,7 @@ Neighbours: `backends` compose it with their transport; `core.session` is its up
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Reversible, Sequence
 from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Final, Protocol
@@ -30,7 +30,7 @@ from ..errors import (
 from ..wire import Bytes, Kind, Message
 from .exchange import SETTLED, Ask, Exchange, Forwarded, Hook, Outcome
 from .garbage import MAX_LINES, WINDOW, Garbage
-from .ports import Upstream
+from .ports import Switchboard, Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +54,17 @@ MAX_TASK_TOKENS: Final = 256
 class Transport(Protocol):
     """Carries whole messages to a backend, in order."""
 
-    def send(self, message: bytes, *, reply: bool = False) -> None:
+    def send(self, message: bytes, kind: Kind, exchange: Exchange | None = None) -> None:
         """Take one message without its line end. Does not block.
 
-        `reply`: it answers the backend, which asked for it; bounded in bytes alone.
-
+        `kind`: of replies, which the backend asked for, there may be more at once than of others.
+        `exchange`: of a request, which the transport may also settle, through the relay.
         Raises: BackendBusy: the backend does not read, and the buffer is full.
         """
+        ...
+
+    def cancel(self, exchange: Exchange) -> bool:
+        """Wait no more for the answer to a request; return whether this alone tells the backend."""
         ...
 
     def kill(self) -> None:
@@ -82,6 +86,7 @@ class Relay:
     ) -> None:
         self._transport = transport
         self._upstream = upstream
+        self._switchboard = upstream if isinstance(upstream, Switchboard) else None
         self._hooks = tuple(hooks)
         self._tally = tally if tally is not None else Counter[str]()
         self._label = label
@@ -115,7 +120,8 @@ class Relay:
             self._show(Forwarded(True, "request", exchange.method, exchange.params, exchange))
         self._in_flight[backend_id] = exchange
         try:
-            self._transport.send(wire.encode_request(b"%d" % backend_id, exchange.method, params))
+            message = wire.encode_request(b"%d" % backend_id, exchange.method, params)
+            self._transport.send(message, Kind.REQUEST, exchange)
         except BackendBusy as error:
             del self._in_flight[backend_id]
             # Its traceback holds the message, and the exchange that would hold it: a cycle.
@@ -132,23 +138,25 @@ class Relay:
     def notify(self, method: str, params: Bytes | None) -> None:
         if self._hooks:
             self._show(Forwarded(True, "notification", method, params, None))
-        self._send(wire.encode_notification(method, params))
+        self._send(wire.encode_notification(method, params), Kind.NOTIFICATION)
 
     def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
         """Tell the backend, under the id it knows. A late answer of it is then dropped."""
         if self._in_flight.pop(exchange.backend_id, None) is None:
+            return
+        if self._transport.cancel(exchange):
             return
         fields: dict[str, Bytes] = {**wire.members(params)}
         fields["requestId"] = b"%d" % exchange.backend_id
         self.notify("notifications/cancelled", wire.rebuilt(fields))
 
     def _answer_ask(self, key: bytes, ask: Ask, of: int, outcome: Outcome) -> None:
-        """Raises: BackendBusy: there is no room for the answer now."""
-        if outcome.failure is not None:
-            answer = wire.encode_error(INTERNAL_ERROR, str(outcome.failure), request_id=key)
+        """Raises: BackendBusy: there is no room for the answer now; that it failed for just this
+        is told where there is room, else lost."""
+        if isinstance(outcome.failure, BackendBusy):
+            self._respond(wire.encode_error(INTERNAL_ERROR, str(outcome.failure), request_id=key))
         else:
-            answer = wire.encode_answer(key, result=outcome.result, error=outcome.error)
-        self._transport.send(bytes(wire.on_one_line(answer)), reply=True)
+            self._transport.send(_answer(key, outcome), Kind.RESPONSE)
         self._asks.pop(key, None)
         if self._hooks:
             exchange = self._in_flight.get(of)
@@ -157,22 +165,26 @@ class Relay:
             )
             self._show(shown)
 
-    def _send(self, message: bytes, *, reply: bool = False) -> None:
+    def _respond(self, message: bytes) -> None:
+        self._send(message, Kind.RESPONSE)
+
+    def _send(self, message: bytes, kind: Kind) -> None:
         """Send what nobody waits for an answer to; without room for it, it is lost and counted."""
         try:
-            self._transport.send(message, reply=reply)
+            self._transport.send(message, kind)
         except BackendBusy:
             self._count("backend_busy")
 
     # -- from the backend ------------------------------------------------------------------------
 
     def receive(self, line: bytes, via: Exchange | None = None) -> None:
-        """Take one line. `via`: the exchange on whose own stream it came, where there is such."""
+        """Take one line. `via`: the exchange on whose own stream it came, where there is such; it
+        may be over."""
         try:
             message = wire.decode(line)
             kind = message.kind
             if kind is Kind.RESPONSE:
-                self._answered(message)
+                self._answered(message, via)
             elif kind is Kind.REQUEST:
                 self._asked(message, via)
             else:
@@ -203,17 +215,26 @@ class Relay:
             failure = ResultTooLarge(f"The result was larger than {limit} bytes and was discarded.")
             exchange.settle(Outcome(failure=failure))
 
-    def _answered(self, message: Message) -> None:
+    def _answered(self, message: Message, via: Exchange | None) -> None:
         raw = bytes(message.id) if message.id is not wire.UNSET else b""
         ours = raw.isdigit() and len(raw) <= MAX_DIGITS
-        exchange = self._in_flight.pop(int(raw), None) if ours else None
+        exchange = self._in_flight.get(int(raw)) if ours else None
+        if raw == b"null" and via is not None:  # it could not read which request it refuses
+            exchange = self._in_flight.get(via.backend_id)
         if exchange is None:
             self._count("unmatched_response")
+            if ours and self._switchboard is not None:
+                self._switchboard.late(int(raw))
             return
         if exchange.is_task and exchange.client_token is not None:
             self._keep_task_token(exchange.backend_id, exchange.client_token)
-        outcome = Outcome(*message.outcome())
-        if self._hooks:
+        self.settle(exchange, Outcome(*message.outcome()))
+
+    def settle(self, exchange: Exchange, outcome: Outcome) -> None:
+        """End an exchange in flight: with the backend's answer, or what its transport found."""
+        if self._in_flight.pop(exchange.backend_id, None) is None:
+            return
+        if self._hooks and outcome.failure is None:
             shown = Forwarded.answer(
                 to_backend=False, method=exchange.method, outcome=outcome, of=exchange
             )
@@ -230,21 +251,21 @@ class Relay:
         method = str(message.method)
         if method == "ping":
             # Answered here, at once: a backend that pings wants to know about its peer.
-            self._send(wire.encode_result(key, b"{}"), reply=True)
+            self._respond(wire.encode_result(key, b"{}"))
             return
         try:
             params = message.object_params()
         except InvalidMessage as error:
-            self._send(wire.encode_error(INVALID_PARAMS, str(error), request_id=key), reply=True)
+            self._respond(wire.encode_error(INVALID_PARAMS, str(error), request_id=key))
             return
-        exchange = via or self._likely_exchange()
+        exchange = self._whose(via, method, self._askable_exchange)
         # Not the exchange itself: it may be over long before its client has answered.
         of = 0 if exchange is None else exchange.backend_id
         ask = Ask(method, params, lambda outcome: self._answer_ask(key, ask, of, outcome))
         if key in self._asks or len(self._asks) >= MAX_ASKS:
             self._count("ask_refused")
             text = "too many requests wait for the client, or one with this id"
-            self._send(wire.encode_error(INTERNAL_ERROR, text, request_id=key), reply=True)
+            self._respond(wire.encode_error(INTERNAL_ERROR, text, request_id=key))
             return
         self._asks[key] = ask
         if self._hooks:
@@ -260,7 +281,7 @@ class Relay:
         if method == "notifications/cancelled":
             self._withdrawn(params)
             return
-        exchange = via or self._likely_exchange()
+        exchange = self._whose(via, method, self._likely_exchange)
         if self._hooks:
             self._show(Forwarded(False, "notification", method, params, exchange))
         self._upstream.notification(method, params, line, exchange)
@@ -294,19 +315,47 @@ class Relay:
             return
         self._upstream.withdraw(ask, params)
 
-    def _likely_exchange(self) -> Exchange | None:
+    def _whose(
+        self, via: Exchange | None, method: str, likely: Callable[[str], Exchange | None]
+    ) -> Exchange | None:
+        """Return the exchange that a message belongs to. One that comes on a stream whose own is
+        over belongs to that session all the same, and must not be taken for another's."""
+        if via is not None and via.outcome is None:
+            return via
+        return None if via is not None and self._switchboard is not None else likely(method)
+
+    def _candidates(self, method: str) -> Reversible[Exchange]:
+        """Return those to one of which a message without a name belongs, oldest first."""
+        in_flight = self._in_flight.values()
+        if self._switchboard is None:
+            return in_flight
+        return self._switchboard.candidates(method, in_flight)
+
+    def _likely_exchange(self, method: str) -> Exchange | None:
         """Return the only exchange in flight, else the newest that a client reads, else the newest.
 
         A message on a pipe names no request it belongs to (progress does, by its token).
         """
-        if not self._in_flight:
-            return None
         newest: Exchange | None = None
-        for exchange in reversed(self._in_flight.values()):
+        for exchange in reversed(self._candidates(method)):
             if exchange.sink.attached:
                 return exchange
             newest = newest or exchange
         return newest
+
+    def _askable_exchange(self, method: str) -> Exchange | None:
+        """Return the newest exchange whose client can be asked `method`, best at once (DESIGN 8).
+
+        Where none can be, the likeliest.
+        """
+        found: Exchange | None = None
+        for exchange in reversed(self._candidates(method)):
+            how_well = exchange.sink.takes(method)
+            if how_well == 2:
+                return exchange
+            if how_well and found is None:
+                found = exchange
+        return found or self._likely_exchange(method)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -370,3 +419,10 @@ class Relay:
 
     def _count(self, name: str) -> None:
         self._tally[name] += 1
+
+
+def _answer(key: bytes, outcome: Outcome) -> bytes:
+    if outcome.failure is not None:
+        return wire.encode_error(INTERNAL_ERROR, str(outcome.failure), request_id=key)
+    answer = wire.encode_answer(key, result=outcome.result, error=outcome.error)
+    return bytes(wire.on_one_line(answer))

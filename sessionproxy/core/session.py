@@ -23,16 +23,17 @@ from ..errors import (
     BackendGone,
     BackendStartFailed,
     Exit,
+    InitializeRefused,
     ProxyError,
     RequestCancelled,
     SessionEnded,
     SessionNotFound,
 )
-from ..wire import Bytes
+from ..wire import Bytes, Remembers
 from .admission import Admission
 from .asks import Asks
 from .binding import label_of
-from .deadlines import CallLimit
+from .deadlines import CALL_LIMIT, CallLimit
 from .exchange import Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
 from .memory import Loss, Memory, Opening
@@ -62,6 +63,7 @@ class Session:
         "_ended",
         "_held",
         "_leases",
+        "_lists_changed",
         "_opener",
         "_scope",
         "_silent_calls",
@@ -76,12 +78,15 @@ class Session:
         "memory",
         "opened_at",
         "opening",
+        "shared",
         "slept_at",
         "start",
         "state",
+        "stateless",
         "stop_reason",
         "stopped",
         "version",
+        "welcome",
     )
 
     def __init__(
@@ -93,14 +98,20 @@ class Session:
         opener: ReplySink | None = None,
         context: Context | None = None,
         keeps_id: bool = True,
+        shared: bool = False,
+        stateless: bool = False,
         call_limit: CallLimit | None = None,
         closing: Callable[["Session"], None],
+        lists_changed: Callable[[str], None] = lambda method: None,
     ) -> None:
         """`opener` takes what the backend sends before it has answered `initialize`; `context` is
         that of the request, for hooks.
 
         `keeps_id`: whether the session outlives its backend, asleep. `closing` is called when a
-        session that was ready is to be finished: it must see to it that `finish` is run.
+        session that was ready is to be finished: it must see to it that `finish` is run. `shared`:
+        several clients may have a share in it. `stateless`: it builds up nothing in its backend
+        that ends with its hold on it. `lists_changed` is told the method when the backend says that
+        a list has changed.
         """
         # Fixed for life.
         self.identity = identity
@@ -111,6 +122,11 @@ class Session:
         self.opened_at = anyio.current_time()
         self._call_limit = call_limit
         self._closing = closing
+        self._lists_changed = lists_changed
+        self.shared = shared
+        self.stateless = stateless
+        self.welcome: bytes | None = None
+        """How the backend introduced itself, where clients may come who have not heard it."""
         # Moves with each life of a backend.
         self.state = SessionState.STARTING
         self.start = Start()
@@ -169,20 +185,31 @@ class Session:
         self, admission: Admission, launcher: Launcher, pauses: Pauses, patience: float
     ) -> None:
         place = await self._hold(admission.place(self.identity.owner))
+        before = len(self._held)
         self.start.queued = False
         try:
-            result = await self._launch(launcher, pauses, patience)
+            try:
+                result = await self._launch(launcher, pauses, patience)
+            except InitializeRefused:
+                if not await launcher.refused(self.identity, self.opening):
+                    raise
+                await self._leave_down_to(before)
+                result = await self._launch(launcher, pauses, patience)
         finally:
             place.started()  # stopping one that failed holds nobody up
-        if self.version is not None and self._backend is not None:
-            resume(self._backend, self.memory, self.client)
+        if self._backend is not None and (self.version is not None or self.shared):
+            resume(self._backend, self.opening, self.memory, self.client)
         self.version = wire.text_member(result, "protocolVersion") or ""
+        if self.shared:
+            self.welcome = bytes(result)
         self._became_ready()
 
     async def _launch(self, launcher: Launcher, pauses: Pauses, patience: float) -> Bytes:
         """Launch a backend and shake hands, in `patience` seconds; return its welcome."""
         with pauses.move_on_after(patience):
-            backend = await self._hold(launcher.launch(self.identity, self.label, self))
+            backend = await self._hold(
+                launcher.launch(self.identity, self.label, self, self.opening)
+            )
             self._backend = backend
             opening, opener = self.opening, self._opener
             return await shake_hands(
@@ -195,6 +222,14 @@ class Session:
         value = await what.__aenter__()
         self._held.append(what)
         return value
+
+    async def _leave_down_to(self, count: int) -> None:
+        """Give back what is held beyond the first `count`: a backend that was no good, if it was
+        not given back on its own entry."""
+        with anyio.CancelScope(shield=True):
+            while len(self._held) > count:
+                await self._held.pop().__aexit__(None, None, None)
+        self._backend = self._ended = None  # its end is not that of the next one
 
     async def finish(self) -> None:
         """Stop the backend of a session that was ready, and give back its place."""
@@ -231,7 +266,8 @@ class Session:
                 self.end(EndReason.START_FAILED)
             else:
                 self.stop(StopReason.START_FAILED)
-        if self.state is SessionState.STOPPING and not self.keeps_id:
+        lossless = self.stateless and self.loss is None
+        if self.state is SessionState.STOPPING and not self.keeps_id and not lossless:
             self.end(EndReason.BACKEND_LOST)
         # Its traceback would keep the backend that failed, for as long as the session sleeps.
         self.start.failure = None if failure is None else failure.with_traceback(None)
@@ -258,7 +294,7 @@ class Session:
         was = self.state
         if was not in (SessionState.STARTING, SessionState.READY):
             return
-        if was is SessionState.READY:
+        if was is SessionState.READY and (not self.stateless or reason is StopReason.BACKEND_EXIT):
             now = anyio.current_time()
             self.loss = Loss(now, reason, max(0.0, now - self.idle_since), how)
         self.stop_reason = reason
@@ -327,6 +363,11 @@ class Session:
             raise SessionNotFound(f"{self!r} grants no leases")
         if exchange.outcome is not None:
             return  # it was cancelled, or failed, before it got here
+        if exchange.treatment.remembers is Remembers.UNSUBSCRIBE and self.memory.others_want(
+            exchange.params, exchange.origin
+        ):
+            exchange.settle(Outcome(result=b"{}"))
+            return
         self._leases += 1
         exchange.holder = self
         self.client.heard()
@@ -336,6 +377,19 @@ class Session:
         backend.request(exchange)
         if exchange.treatment.remembers is None:
             exchange.params = None  # they may be large, and the answer may be a long time coming
+
+    def hold(self, exchange: Exchange) -> None:
+        """Give a lease to an exchange of a backend's own making, until it is settled."""
+        self._leases += 1
+        exchange.holder = self
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Cancel a request whose client hung up, where that means so (2026-07-28
+        basic/transports/streamable-http#cancellation)."""
+        if exchange.outcome is None:
+            if self._backend is not None and exchange.holder is self:
+                self._backend.cancel(exchange, None)
+            exchange.settle(Outcome(failure=RequestCancelled("The request was cancelled.")))
 
     def returned(self, exchange: Exchange) -> None:
         """Take back the lease of an exchange that was settled."""
@@ -347,7 +401,7 @@ class Session:
         if outcome is not None and outcome.failure is None:
             self._silent_calls = 0
             if exchange.treatment.remembers is not None and outcome.result is not None:
-                self.memory.note(exchange.treatment.remembers, exchange.params)
+                self.memory.note(exchange.treatment.remembers, exchange.params, exchange.origin)
         self._give_back()
 
     def _move_asks(self, sink: ReplySink) -> None:
@@ -369,24 +423,27 @@ class Session:
     def ran_out(self, exchange: Exchange, failure: ProxyError) -> None:
         """Fail a call that took longer than the call limit; stop a backend that makes a habit."""
         if self._backend is not None:
-            self._backend.cancel(exchange, b'{"reason":"call limit"}')
+            self._backend.cancel(exchange, CALL_LIMIT)
         exchange.settle(Outcome(failure=failure))
         self._silent_calls += 1
         if self._silent_calls >= SILENT_CALLS:
             self.stop(StopReason.SILENT)
 
-    def notify(self, method: str, params: Bytes | None) -> None:
-        """Pass a notification on; without a backend that listens it is dropped."""
+    def notify(self, method: str, params: Bytes | None, origin: object = None) -> None:
+        """Pass a notification on; without a backend that listens it is dropped.
+
+        `origin`: of the client's exchanges, the only ones that it can cancel.
+        """
         if self.state is not SessionState.READY:
             return
         self._heard()
         with self.lease() as backend:
             if method == "notifications/cancelled":
-                self._cancel(backend, params)
+                self._cancel(backend, params, origin)
             else:
                 backend.notify(method, params)
 
-    def _cancel(self, backend: Backend, params: Bytes | None) -> None:
+    def _cancel(self, backend: Backend, params: Bytes | None, origin: object) -> None:
         """Cancel the exchange that the client's id names; an id that names two cancels none.
 
         Only exchanges that hold a lease are the client's: what is replayed on waking is not.
@@ -395,7 +452,9 @@ class Session:
         if named is None:
             return
         key = wire.id_value(named)
-        found = [e for e in self._theirs() if wire.id_value(e.client_id) == key]
+        found = [
+            e for e in self._theirs() if e.origin is origin and wire.id_value(e.client_id) == key
+        ]
         if len(found) == 1 and not found[0].treatment.uncancellable:
             backend.cancel(found[0], params)
             found[0].settle(Outcome(failure=RequestCancelled("The request was cancelled.")))
@@ -429,6 +488,8 @@ class Session:
         self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
     ) -> None:
         treatment = wire.method_of(method)
+        if treatment.lists:
+            self._lists_changed(method)
         sink = self._sink(None if treatment.unrelated and self.client.listening else exchange)
         (sink or self.client).message(Outbound(encoded, droppable=treatment.droppable))
 
@@ -446,6 +507,10 @@ class Session:
     @property
     def leases(self) -> int:
         return self._leases
+
+    def works_for(self, origin: object) -> bool:
+        """Return whether a request of this client is in flight (`Exchange.origin`)."""
+        return any(exchange.origin is origin for exchange in self._theirs())
 
     def idle_for(self, now: float) -> float:
         """Seconds since the last lease was returned; `-inf` while one is held."""

@@ -10,7 +10,13 @@ from typing import Final
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ..errors import BackendGone, BackendStartFailed, InitializeRefused, ProxyError
+from ..errors import (
+    BackendGone,
+    BackendRefused,
+    BackendStartFailed,
+    InitializeRefused,
+    ProxyError,
+)
 from ..wire import Bytes
 from .exchange import ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
@@ -54,6 +60,9 @@ class _Answer:
             return False
         return self._client.listening if self._sink is None else self._sink.attached
 
+    def takes(self, method: str) -> int:
+        return 2 if self.attached else 0
+
     def message(self, message: Outbound) -> None:
         (self._sink or self._client).message(message)
 
@@ -69,7 +78,7 @@ async def shake_hands(
     client: ClientPort,
     context: Context | None,
 ) -> Bytes:
-    """Send the client's `initialize`, and return the result once it has come.
+    """Send what the client opened its session with, and return the result once it has come.
 
     What the backend sends before that goes to `opener`, else to the client. `context`: of the
     request that opens the session; None where it is woken.
@@ -79,22 +88,33 @@ async def shake_hands(
         InitializeRefused: it answered with an error.
     """
     answer = _Answer(opener, client)
-    exchange = Exchange("initialize", opening.params, client_id=b"0", sink=answer, context=context)
+    exchange = Exchange(
+        opening.method, opening.params, client_id=b"0", sink=answer, context=context
+    )
     backend.request(exchange)
     await answer.came.wait()
     await checkpoint_if_cancelled()  # `stop` or `end` may have come together with the answer
     start.answer = outcome = exchange.outcome or Outcome()
     if outcome.failure is not None:
-        how = outcome.failure.exit if isinstance(outcome.failure, BackendGone) else None
-        raise BackendStartFailed(f"The backend did not start: {outcome.failure}", how)
+        raise not_started(outcome.failure)
     if outcome.result is None:
         raise InitializeRefused("The backend refused initialize.", bytes(outcome.error or b"{}"))
     return outcome.result
 
 
-def resume(backend: Backend, memory: Memory, client: ClientPort) -> None:
+def not_started(why: ProxyError) -> BackendStartFailed:
+    """Return what to tell of a backend that failed over its first request."""
+    how = why.exit if isinstance(why, BackendGone) else None
+    failure = BackendStartFailed(f"The backend did not start: {why}", how)
+    # The route must not rest for everybody because of one caller.
+    failure.counted = isinstance(why, BackendRefused) and why.of_credential
+    return failure
+
+
+def resume(backend: Backend, opening: Opening, memory: Memory, client: ClientPort) -> None:
     """Bring a fresh backend to where the client believes it is."""
-    backend.notify("notifications/initialized", None)
+    if not opening.modern:
+        backend.notify("notifications/initialized", None)
     requests = [("resources/subscribe", params) for params in memory.subscriptions.values()]
     if memory.log_level is not None:
         requests.insert(0, ("logging/setLevel", memory.log_level))

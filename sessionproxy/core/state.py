@@ -35,6 +35,7 @@ class EndReason(enum.StrEnum):
     """Why a session ended."""
 
     CLIENT_DELETE = "client_delete"
+    DISCONNECTED = "disconnected"  # the only channel of its client closed: there is no way back
     MAX_AGE = "max_age"
     START_FAILED = "start_failed"
     ABANDONED = "abandoned"  # the client left before it was told its session's id

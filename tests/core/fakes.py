@@ -16,7 +16,7 @@ from sessionproxy.core.ports import Identity, Upstream
 from sessionproxy.core.session import Session
 from sessionproxy.core.state import SessionState
 from sessionproxy.errors import BackendBusy, BackendGone, BackendStartFailed, Exit
-from sessionproxy.wire import Bytes
+from sessionproxy.wire import Bytes, Kind
 
 USER = ContextVar("USER", default="nobody")
 """Stands for whatever a server keeps about the request it is answering."""
@@ -34,6 +34,9 @@ class FakeSink:
         self.messages: list[Outbound] = []
         self.exchange: Exchange | None = None
         self.times_settled = 0
+
+    def takes(self, method: str) -> int:
+        return 2 if self.attached else 1
 
     def message(self, message: Outbound) -> None:
         self.messages.append(message)
@@ -164,9 +167,12 @@ class FakeLauncher:
         """The newest that runs."""
         return self.running[-1]
 
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        return False
+
     @asynccontextmanager
     async def launch(
-        self, identity: Identity, label: str, upstream: Upstream
+        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[FakeBackend]:
         self.launches += 1
         self.users.append(USER.get())
@@ -190,17 +196,24 @@ class FakeLauncher:
 
 
 class FakeTransport:
-    """Keeps the lines that a backend is sent; `busy`: it takes none."""
+    """Keeps the lines that a backend is sent; `busy`: it takes none. `carries_cancels`: a backend
+    hears of a cancellation from the transport itself."""
 
-    def __init__(self, *, busy: bool = False) -> None:
+    def __init__(self, *, busy: bool = False, carries_cancels: bool = False) -> None:
         self.busy = busy
+        self.carries_cancels = carries_cancels
+        self.cancelled: list[Exchange] = []
         self.lines: list[bytes] = []
         self.kills = 0
 
     def kill(self) -> None:
         self.kills += 1
 
-    def send(self, message: bytes, *, reply: bool = False) -> None:
+    def cancel(self, exchange: Exchange) -> bool:
+        self.cancelled.append(exchange)
+        return self.carries_cancels
+
+    def send(self, message: bytes, kind: Kind, exchange: Exchange | None = None) -> None:
         if self.busy:
             raise BackendBusy("It does not read.")
         self.lines.append(message)
@@ -229,6 +242,9 @@ class FakeUpstream:
         self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
     ) -> None:
         self.notes.append((method, encoded, exchange))
+
+    def hold(self, exchange: Exchange) -> None:
+        pass
 
     def ended(self, how: Exit) -> None:
         self.exits.append(how)

@@ -1,7 +1,8 @@
+import anyio
 import pytest
 
 from sessionproxy.core.circuit import FAILURES, FIRST_REST, LONGEST_REST, WINDOW, Circuit
-from sessionproxy.errors import RouteResting
+from sessionproxy.errors import BackendGone, BackendStartFailed, RouteResting
 
 
 def failing(times: int, *, at: float = 0.0, every: float = 0.0) -> Circuit:
@@ -70,3 +71,36 @@ def test_failures_of_starts_from_before_the_rest_do_not_prolong_it() -> None:
     with pytest.raises(RouteResting) as resting:
         circuit.check(FIRST_REST)
     assert resting.value.retry_after == 2 * FIRST_REST
+
+
+def fail(circuit: Circuit, error: Exception) -> None:
+    with pytest.raises(type(error)), circuit.trying():
+        raise error
+
+
+async def test_starts_that_are_nobodys_count_too_and_are_not_tried_while_it_rests() -> None:
+    """DESIGN 7: a route rests, whoever its backends are started for."""
+    circuit = Circuit()
+    for _ in range(FAILURES):
+        fail(circuit, BackendStartFailed("no such command"))
+    with pytest.raises(RouteResting), circuit.trying():
+        pytest.fail("it was tried")
+    await anyio.sleep(FIRST_REST)
+    with circuit.trying():
+        pass
+
+
+async def test_a_failure_that_several_are_given_counts_once() -> None:
+    """A session's start may fail over a look at a backend."""
+    circuit, failure = Circuit(), BackendStartFailed("no such command")
+    for _ in range(2 * FAILURES):
+        fail(circuit, failure)
+    assert failure.counted
+    assert not circuit.rests(anyio.current_time())
+
+
+async def test_what_is_no_failed_start_does_not_count() -> None:
+    circuit = Circuit()
+    for _ in range(2 * FAILURES):
+        fail(circuit, BackendGone("It had started."))
+    assert not circuit.rests(anyio.current_time())

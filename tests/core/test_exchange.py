@@ -94,6 +94,9 @@ def test_a_settled_exchange_is_freed_at_once() -> None:
     class Sink:
         attached = True
 
+        def takes(self, method: str) -> int:
+            return 2
+
         def message(self, message: Outbound) -> None: ...
 
         def settled(self, exchange: Exchange) -> None: ...

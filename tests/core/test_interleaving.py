@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 from sessionproxy.core.context import current_exchange
 from sessionproxy.core.exchange import Ask, Exchange, Forwarded, Outbound, Outcome
 from sessionproxy.core.manager import Limits, SessionManager
+from sessionproxy.core.memory import Opening
 from sessionproxy.core.ports import Identity, Upstream
 from sessionproxy.core.reaper import Ages
 from sessionproxy.core.relay import Relay
 from sessionproxy.core.session import Session
 from sessionproxy.errors import Exit
-from sessionproxy.wire import Bytes
+from sessionproxy.wire import Bytes, Kind
 
 from .fakes import KEY, OPENING, WELCOME, FakeClient, FakeSink, FakeTransport, SessionIds
 
@@ -64,6 +65,9 @@ class Request:
         params = b'{%b"name":"do","nonce":"%b"}' % (meta, nonce.encode())
         self.exchange = Exchange("tools/call", params, client_id=client_id, sink=self)
         self.times_settled = 0
+
+    def takes(self, method: str) -> int:
+        return 2
 
     def message(self, message: Outbound) -> None:
         said = decode(message.data)
@@ -335,6 +339,9 @@ class Overheard(Conversation):
         else:
             exchange.sink.message(Outbound(encoded))
 
+    def hold(self, exchange: Exchange) -> None:
+        raise AssertionError("a relay holds nothing")
+
     def ended(self, how: Exit) -> None:
         raise AssertionError("nobody ends it")
 
@@ -393,8 +400,8 @@ class Greeting(FakeTransport):
 
     relay: Relay
 
-    def send(self, message: bytes, *, reply: bool = False) -> None:
-        super().send(message)
+    def send(self, message: bytes, kind: Kind, exchange: Exchange | None = None) -> None:
+        super().send(message, kind, exchange)
         if len(self.lines) == 1 and b'"initialize"' in message:
             self.lines.clear()
             self.relay.receive(b'{"jsonrpc":"2.0","id":1,"result":%b}' % WELCOME)
@@ -406,9 +413,12 @@ class Launched:
     def __init__(self) -> None:
         self.conversation: Attended
 
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        return False
+
     @asynccontextmanager
     async def launch(
-        self, identity: Identity, label: str, upstream: Upstream
+        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Relay]:
         transport = Greeting()
         relay = transport.relay = Relay(transport, upstream)

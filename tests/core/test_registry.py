@@ -85,6 +85,32 @@ async def test_of_too_many_sleepers_those_asleep_longest_must_go() -> None:
     assert a.end_reason is EndReason.EVICTED
 
 
+async def test_an_owner_with_very_many_sleepers_evicts_none_of_anothers() -> None:
+    """DESIGN 5.3: who does not keep within bounds harms nobody else."""
+    registry = LocalRegistry(4)
+    hers = session_of("hers", owner="alice", state=SessionState.ASLEEP)
+    let_go(registry, registry.moved(hers))
+    his = [session_of(f"his{n}", owner="bob", state=SessionState.ASLEEP) for n in range(20)]
+    for session in his:
+        let_go(registry, registry.moved(session))
+    assert list(registry.asleep()) == [hers, *his[-3:]]
+    assert [session.end_reason for session in his[:-3]] == [EndReason.EVICTED] * 17
+
+
+async def test_an_owner_with_large_sleepers_evicts_no_large_one_of_anothers() -> None:
+    """As above, where it is the memory that is too much."""
+    registry = LocalRegistry(10)
+    hers = session_of("hers", owner="alice", state=SessionState.ASLEEP, size=2 * SLEEPER_SIZE)
+    let_go(registry, registry.moved(hers))
+    for number in range(20):
+        his = session_of(
+            f"his{number}", owner="bob", state=SessionState.ASLEEP, size=5 * SLEEPER_SIZE
+        )
+        let_go(registry, registry.moved(his))
+    assert hers in list(registry.asleep())
+    assert sum(session.size for session in registry.asleep()) <= 10 * SLEEPER_SIZE
+
+
 async def test_one_that_slept_again_counts_from_then() -> None:
     registry = LocalRegistry(2)
     a, b = await asleep_in(registry, "a", "b")

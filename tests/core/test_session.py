@@ -8,12 +8,14 @@ import pytest
 
 from sessionproxy.core.exchange import Ask, Exchange, Outcome
 from sessionproxy.core.manager import Limits, SessionManager
-from sessionproxy.core.memory import Memory
+from sessionproxy.core.memory import Memory, Opening
+from sessionproxy.core.ports import Identity, Upstream
 from sessionproxy.core.reaper import Ages
 from sessionproxy.core.session import SILENT_CALLS, Session
 from sessionproxy.core.start import AT_ONCE
 from sessionproxy.core.state import EndReason, SessionState, StopReason
 from sessionproxy.errors import (
+    AtCapacity,
     BackendGone,
     BackendStartFailed,
     Exit,
@@ -103,6 +105,58 @@ async def test_a_refusal_of_initialize_is_handed_on_as_it_is() -> None:
             await opened(manager)
         assert refused.value.error == b'{"code":-32602,"message":"too old"}'
         assert (launcher.running, len(manager.registry)) == ([], 0)
+
+
+@pytest.mark.parametrize("on_entry", [True, False])
+async def test_one_that_is_launched_again_after_a_refusal_keeps_its_place(on_entry: bool) -> None:
+    """DESIGN 7: the limits count every backend, whenever the one before it refused."""
+
+    class Twice(FakeLauncher):
+        async def refused(self, identity: Identity, opening: Opening) -> bool:
+            self.initialize = "answers"
+            return True
+
+        @asynccontextmanager
+        async def launch(
+            self, identity: Identity, label: str, upstream: Upstream, opening: Opening
+        ) -> AsyncGenerator[FakeBackend]:
+            if on_entry and self.initialize == "refuses":
+                raise InitializeRefused("The backend refused initialize.", b"{}")
+            async with super().launch(identity, label, upstream, opening) as backend:
+                yield backend
+
+    launcher = Twice(initialize="refuses")
+    async with manager_of(launcher, Limits(max_sessions=1, queue_timeout=1)) as manager:
+        session = await opened(manager)
+        assert (manager.admission.running, len(launcher.running)) == (1, 1)
+        with pytest.raises(AtCapacity):
+            await opened(manager)
+        manager.end(session, EndReason.KILLED)
+        await until(lambda: session.state is SessionState.CLOSED)
+        assert (manager.admission.running, manager.admission.starting) == (0, 0)
+
+
+async def test_the_end_of_one_that_refused_is_not_the_end_of_the_next() -> None:
+    """DESIGN 9: a server of the other era exits when it is left, and the session goes on."""
+
+    class Leaving(FakeLauncher):
+        async def refused(self, identity: Identity, opening: Opening) -> bool:
+            self.initialize = "answers"
+            return True
+
+        @asynccontextmanager
+        async def launch(
+            self, identity: Identity, label: str, upstream: Upstream, opening: Opening
+        ) -> AsyncGenerator[FakeBackend]:
+            async with super().launch(identity, label, upstream, opening) as backend:
+                yield backend
+                backend.exit(Exit(code=0))
+
+    launcher = Leaving(initialize="refuses")
+    async with manager_of(launcher) as manager:
+        session = await opened(manager)
+        await anyio.sleep(10)
+        assert (launcher.launches, session.state, session.loss) == (2, SessionState.READY, None)
 
 
 async def test_how_a_backend_ended_that_died_at_the_start_is_told() -> None:

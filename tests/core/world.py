@@ -21,6 +21,7 @@ from trio.testing import MockClock
 from sessionproxy.core.admission import Admission
 from sessionproxy.core.exchange import Exchange, Outcome
 from sessionproxy.core.manager import Limits, SessionManager
+from sessionproxy.core.memory import Opening
 from sessionproxy.core.ports import Identity, Upstream
 from sessionproxy.core.session import Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
@@ -187,9 +188,12 @@ class Backends:
         self._launched: set[Session] = set()
         """Those whose backend is not being stopped yet."""
 
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        return False
+
     @asynccontextmanager
     async def launch(
-        self, identity: Identity, label: str, upstream: Upstream
+        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[FakeBackend]:
         assert isinstance(upstream, Session)
         plan = self.plans.get(identity.key, Plan())
