@@ -1,1 +1,9 @@
-"""Handshake <-> modern, as wrappers around a backend. Empty until the modern era is served."""
+"""Handshake and modern: each side may speak the other's language.
+
+A wrapper stands between a session and its backend where the two are of different eras.
+"""
+
+from .launcher import OURSELVES, EraLauncher
+from .rounds import Rounds
+
+__all__ = ["OURSELVES", "EraLauncher", "Rounds"]
