@@ -2,7 +2,10 @@
 
 from .containment import AUTO, RUNGS, Containment, Limits, available, chosen
 from .launcher import StdioLauncher
+from .memory import InProcess, MemoryLauncher, factory_of
 from .pool import Pool
+from .remote import RemoteLauncher, Target, shown
+from .shared import SharedLauncher
 from .statedir import StateDir
 from .template import Template
 
@@ -10,11 +13,18 @@ __all__ = [
     "AUTO",
     "RUNGS",
     "Containment",
+    "InProcess",
     "Limits",
+    "MemoryLauncher",
     "Pool",
+    "RemoteLauncher",
+    "SharedLauncher",
     "StateDir",
     "StdioLauncher",
+    "Target",
     "Template",
     "available",
     "chosen",
+    "factory_of",
+    "shown",
 ]

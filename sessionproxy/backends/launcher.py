@@ -15,6 +15,7 @@ from .. import descriptors
 from ..core.admission import retry_after
 from ..core.exchange import Hook
 from ..core.latch import Latch
+from ..core.memory import Opening
 from ..core.ports import Identity, Upstream
 from ..core.relay import Relay
 from ..errors import BackendStartFailed, ProxyError, Shortage
@@ -68,7 +69,7 @@ class StdioLauncher:
 
     @asynccontextmanager
     async def launch(
-        self, identity: Identity, label: str, upstream: Upstream
+        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Relay]:
         child = self._take_spare() or await self.spawn()
         try:
@@ -79,6 +80,9 @@ class StdioLauncher:
             yield relay
         finally:
             await self.stop(child)
+
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        return False
 
     async def stop(self, child: Child) -> None:
         await child.stop(self._stop_grace, self._hurry)

@@ -20,9 +20,10 @@ from typing import Final, Protocol
 
 import anyio
 
+from ..core.exchange import Exchange
 from ..core.latch import Latch
 from ..errors import BackendBusy, Exit
-from ..wire import LineSplitter, Oversize
+from ..wire import Kind, LineSplitter, Oversize
 from .containment import Contained, Ending
 from .processes import in_thread
 from .statedir import SessionDir
@@ -159,10 +160,10 @@ class Child:
 
     # -- stdin -----------------------------------------------------------------------------------
 
-    def send(self, message: bytes, *, reply: bool = False) -> None:
+    def send(self, message: bytes, kind: Kind, exchange: Exchange | None = None) -> None:
         """Write one message. What the pipe does not take now is kept, bounded.
 
-        `reply`: to the backend, of which there may be more at once.
+        Of answers to the backend's own requests more may be kept at once.
 
         Raises: BackendBusy: too much is kept already.
         """
@@ -177,11 +178,14 @@ class Child:
             line = memoryview(line)[written:]
             self._unsent = deque()
         elif self._unsent_size + len(line) > MAX_UNSENT or len(self._unsent) >= (
-            MAX_UNSENT_REPLIES if reply else MAX_UNSENT_MESSAGES
+            MAX_UNSENT_REPLIES if kind is Kind.RESPONSE else MAX_UNSENT_MESSAGES
         ):
             raise BackendBusy("The backend does not read its input; too much waits for it already.")
         self._unsent.append(memoryview(line))
         self._unsent_size += len(line)
+
+    def cancel(self, exchange: Exchange) -> bool:
+        return False
 
     def _write(self, data: bytes | memoryview) -> int:
         try:

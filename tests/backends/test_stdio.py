@@ -24,6 +24,7 @@ from sessionproxy.backends.statedir import SessionDir
 from sessionproxy.backends.stdio import Child
 from sessionproxy.backends.template import Expanded
 from sessionproxy.core.exchange import Ask, Exchange
+from sessionproxy.core.memory import Opening
 from sessionproxy.core.ports import Identity
 from sessionproxy.errors import BackendStartFailed, Exit
 from sessionproxy.wire import Bytes
@@ -253,7 +254,7 @@ async def test_a_launch_cancelled_in_use_stops_its_backend(state: StateDir) -> N
     starts = launcher(state)
     pid = 0
     with anyio.CancelScope() as scope:
-        async with starts.launch(Identity("r", "o", "k"), "label", NoUpstream()):
+        async with starts.launch(Identity("r", "o", "k"), "label", NoUpstream(), Opening(b"{}")):
             (pid,) = (p.pid for p in psutil.Process().children())
             scope.cancel()
             await anyio.sleep_forever()
@@ -450,5 +451,7 @@ class NoUpstream:
     def notification(
         self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
     ) -> None: ...
+
+    def hold(self, exchange: Exchange) -> None: ...
 
     def ended(self, how: Exit) -> None: ...

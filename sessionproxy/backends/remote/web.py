@@ -1,0 +1,236 @@
+"""One session's connections to its upstream, and the tasks that use them.
+
+A connection pool, cookies and tasks are one session's, so what an upstream does to one of them
+reaches no other. Tasks run in the launcher's group, which outlives every session; here they are
+counted, ended and waited for. What HTTP raises becomes an error of ours here and nowhere else.
+Neighbours: `http` and `legacy` speak the protocol over it; `launcher` makes it.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextvars import Context
+from typing import Final
+
+import anyio
+import httpx2
+from anyio.abc import TaskGroup
+
+from ...core.exchange import Exchange
+from ...core.latch import Latch
+from ...errors import BackendBusy, BackendFailed, BackendUnreachable
+from ...wire import Kind
+
+logger = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+POST_HEADERS: Final[Headers] = (
+    (b"accept", b"application/json, text/event-stream"),
+    (b"content-type", b"application/json"),
+)
+GET_HEADERS: Final[Headers] = ((b"accept", b"text/event-stream"), (b"cache-control", b"no-store"))
+
+MAX_UNSENT: Final = 32 * 1024 * 1024
+MAX_UNSENT_MESSAGES: Final = 1024
+MAX_UNSENT_REPLIES: Final = 4096
+"""What may wait for an upstream that takes none of it, as with `backends.stdio`. Upstreams that
+answer with JSON take a call only with its answer, so here as many may be on their way as a relay
+has in flight. That leaves room for replies: an upstream whose ping has none ends the session."""
+
+MAX_COOKIES: Final = 50
+"""Cookies of one session; with more, all are forgotten. What needs them is a load balancer."""
+
+CLOSE_GRACE: Final = 2.0
+"""Seconds for a response, and for a pool, to close."""
+
+_NOT_SENT: Final = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+    httpx2.UnsupportedProtocol,
+    httpx2.LocalProtocolError,
+)
+"""With these nothing of a request has left."""
+
+_BROKEN: Final = (
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    OSError,  # TLS errors in the middle of a stream
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+)
+
+
+class Letter:
+    """One message on its way."""
+
+    __slots__ = ("authorization", "exchange", "message", "waits")
+
+    def __init__(
+        self, message: bytes, exchange: Exchange | None, authorization: bytes | None
+    ) -> None:
+        """`exchange`: of a request. `authorization`: of the caller, where that goes along; empty:
+        it has none."""
+        self.message = message
+        self.exchange = exchange
+        self.authorization = authorization
+        self.waits = False
+        """The upstream has not taken it yet."""
+
+
+class Web:
+    """Made for one session by the launcher, in whose task group it works."""
+
+    def __init__(
+        self, client: httpx2.AsyncClient, tasks: TaskGroup, context: Context, label: str
+    ) -> None:
+        """`context`: of tasks that belong to no request."""
+        self._client = client
+        self._tasks = tasks
+        self._context = context
+        self._label = label
+        self._scopes: set[anyio.CancelScope] = set()
+        self._idle = Latch()
+        self.closing = False
+        """No task is started any more."""
+        self._unsent = 0
+        self._unsent_bytes = 0
+
+    # -- tasks -------------------------------------------------------------------------------------
+
+    def start(
+        self, work: Callable[[], Awaitable[None]], context: Context | None = None
+    ) -> anyio.CancelScope:
+        """Run `work` in a task, in a copy of `context`; return what cancels it."""
+        scope = anyio.CancelScope()
+        if not self.closing:
+            self._scopes.add(scope)
+            context = (self._context if context is None else context).copy()
+            context.run(self._tasks.start_soon, self._run, work, scope)
+        return scope
+
+    async def _run(self, work: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+        try:
+            with scope:
+                await work()
+        except Exception:  # a fault of ours in one task must not end those of all sessions
+            logger.exception("session %s: a task failed", self._label)
+        finally:
+            self._scopes.discard(scope)
+            if self.closing and not self._scopes:
+                self._idle.set()
+
+    def cancel(self) -> None:
+        """Cancel every task, and start none any more."""
+        self.closing = True
+        for scope in tuple(self._scopes):
+            scope.cancel()
+
+    async def wait(self) -> None:
+        """Return once no task is left of those that were cancelled."""
+        if self._scopes:
+            await self._idle.wait()
+
+    async def close(self) -> None:
+        """Close all connections. Bounded."""
+        with anyio.move_on_after(CLOSE_GRACE, shield=True), suppress(*_BROKEN):
+            await self._client.aclose()
+
+    # -- bounds ------------------------------------------------------------------------------------
+
+    def hold(self, letter: Letter, kind: Kind) -> None:
+        """Count a message that is to be sent.
+
+        Raises: BackendBusy: too much waits already.
+        """
+        large = self._unsent and self._unsent_bytes + len(letter.message) > MAX_UNSENT
+        most = MAX_UNSENT_REPLIES if kind is Kind.RESPONSE else MAX_UNSENT_MESSAGES
+        if large or self._unsent >= most:
+            raise BackendBusy("The backend does not take its input; too much waits for it already.")
+        letter.waits = True
+        self._unsent += 1
+        self._unsent_bytes += len(letter.message)
+
+    def taken(self, letter: Letter) -> None:
+        """The upstream has taken a message, or never will. Idempotent."""
+        if letter.waits:
+            letter.waits = False
+            self._unsent -= 1
+            self._unsent_bytes -= len(letter.message)
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, url: httpx2.URL, headers: Headers, content: bytes | None = None
+    ) -> AsyncGenerator[httpx2.Response]:
+        """Send a request, and yield the response, of which only the head was read.
+
+        Raises:
+            BackendUnreachable: nothing of it has left.
+            BackendFailed: the connection broke; nobody knows how much of it has arrived.
+        """
+        with _told():
+            request = self._client.build_request(method, url, headers=headers, content=content)
+            response = await self._client.send(request, stream=True)
+        try:
+            if "set-cookie" in response.headers and len(self._client.cookies.jar) > MAX_COOKIES:
+                self._client.cookies.clear()
+            yield response
+        finally:
+            with anyio.move_on_after(CLOSE_GRACE, shield=True), suppress(*_BROKEN):
+                await response.aclose()
+
+
+async def chunks(response: httpx2.Response) -> AsyncGenerator[bytes]:
+    """Yield what comes, as it was sent.
+
+    Raises: BackendFailed: the connection broke before the end.
+    """
+    with _told():
+        async with aclosing(response.aiter_raw()) as parts:
+            async for part in parts:
+                yield part
+
+
+async def whole(response: httpx2.Response, limit: int) -> bytes | None:
+    """Return the body; None where it is longer than `limit` bytes.
+
+    Raises: BackendFailed: as `chunks`.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async with aclosing(chunks(response)) as incoming:
+        async for part in incoming:
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                return None
+    return b"".join(parts)
+
+
+def media_type(response: httpx2.Response) -> str:
+    """Return what a response is of; what is encoded is of nothing that we read."""
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        return f"{response.headers['content-encoding']}-encoded"
+    kind: str = response.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower()
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Raise what HTTP raises as an error of ours, which does not keep its frames alive."""
+    try:
+        yield
+        return
+    except _NOT_SENT as error:
+        failure = BackendUnreachable(f"The backend cannot be reached: {_why(error)}.")
+    except _BROKEN as error:
+        failure = BackendFailed(f"The connection to the backend broke: {_why(error)}.")
+    raise failure
+
+
+def _why(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__
