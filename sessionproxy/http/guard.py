@@ -40,16 +40,22 @@ class Guard:
     """Lets requests in by their headers. One for every route, health included."""
 
     def __init__(
-        self, *, local: bool, hosts: Iterable[str] = (), origins: Iterable[str] = ()
+        self,
+        *,
+        local: bool,
+        authenticated: bool = False,
+        hosts: Iterable[str] = (),
+        origins: Iterable[str] = (),
     ) -> None:
         """`local`: it serves this machine alone: loopback names are hosts and origins, and what
-        came through another proxy is refused. Else it answers to addresses in numbers too, which
-        cannot be rebound. `hosts`: `NAME` (any port) or `NAME:PORT`. `origins`:
-        `SCHEME://HOST[:PORT]`.
+        came through another proxy is refused, unless everybody is `authenticated`. Else it answers
+        to addresses in numbers too, which cannot be rebound. `hosts`: `NAME` (any port) or
+        `NAME:PORT`. `origins`: `SCHEME://HOST[:PORT]`.
 
         Raises: ConfigError: one of them is malformed.
         """
         self._local = local
+        self._forwarded = authenticated or not local
         self._hosts = frozenset(map(_checked_host, hosts))
         self._origins = frozenset(map(_checked_origin, origins))
         self._host_verdicts: dict[bytes, bool] = {}
@@ -66,7 +72,7 @@ class Guard:
             self._origin_verdicts, origin, self._knows_origin
         ):
             raise OriginRefused("the Origin header is not allowed")
-        if self._local:
+        if not self._forwarded:
             for name in headers:
                 if name in _FORWARDED or name.startswith(b"x-forwarded-"):
                     raise ForwardedRefused(

@@ -29,11 +29,11 @@ SINGLE: Final = frozenset(
         b"content-encoding",
         b"authorization",
         b"mcp-session-id",
-        b"mcp-protocol-version",
         b"last-event-id",
     }
 )
-"""Headers that decide where a request goes or who it is from: never taken from two."""
+"""Headers that decide where a request goes or who it is from: never taken from two. The revision is
+not among them: two of it are no revision, and each era has its own answer to that."""
 
 
 def read_headers(scope: Scope) -> Headers:
