@@ -299,7 +299,8 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
             return
         self.transport.write(self._encoded(problems.http_problem(error)))
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has no half-closed connections
+            self.transport.write_eof()
         self._unset_keepalive_if_required()
         self.patience.expect(self, self.bounds.linger)
 

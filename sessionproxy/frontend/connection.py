@@ -5,17 +5,17 @@ Neighbours: `frontend.endpoint` makes one per request and answers through it.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, cast
+from typing import Final, Protocol
 
-from ..core.session import Session
+from ..errors import Unauthorized
+from ..http import Anybody, Credential
 from ..http.request import Receive, Send
 from .problems import HttpProblem
-from .stream import EventStream
 
 Header = tuple[bytes, bytes]
 
-VOUCH: Final = "sessionproxy.vouch"
-"""ASGI extension of `frontend.fastlane`: a function that takes the session a request is for."""
+_NOBODY: Final = Anybody("").admit({})
+"""Who a request is from that was not let in."""
 
 _JSON: Final = (b"content-type", b"application/json")
 _SSE: Final = (
@@ -24,6 +24,24 @@ _SSE: Final = (
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
 )
 _COMMENT: Final = b": \n\n"
+
+
+class Readable(Protocol):
+    """What a connection reads events from: an `EventStream`, or an `Outbox`."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    def attach(self, after: int | None = None) -> int:
+        """Become its reader. Returns a ticket."""
+        ...
+
+    def detach(self, ticket: int, now: float) -> None: ...
+    def priming(self) -> bytes: ...
+    def take(self, ticket: int) -> bytes: ...
+    def over(self, ticket: int) -> bool: ...
+    async def wait(self, ticket: int) -> None: ...
+    def poke(self) -> None: ...
 
 
 class Connection:
@@ -35,7 +53,9 @@ class Connection:
         "_gone_hooks",
         "_receive",
         "_send",
+        "_started",
         "_watcher",
+        "credential",
         "extra",
         "gone",
     )
@@ -50,16 +70,38 @@ class Connection:
         self.extra: Sequence[Header] = ()
         self._watcher: asyncio.Task[None] | None = None
         self._gone_hooks: list[Callable[[], None]] = []
+        self._started = False
         self._answered = False
+        self.credential = _NOBODY
+        """What the request was let in with."""
         self.gone = False
-        """The client hung up before it had its whole answer; known only while it is watched."""
+        """The client hung up before it had its whole answer, or has no right to it any more; known
+        only while it is watched."""
 
-    def vouch(self, session: Session) -> None:
-        """Tell our own server that requests with this very head belong to `session`."""
-        if self._extensions is not None:
-            vouch = self._extensions.get(VOUCH)
-            if vouch is not None:
-                cast("Callable[[Session], None]", vouch)(session)
+    # -- who it is from ----------------------------------------------------------------------------
+
+    @property
+    def owner(self) -> str:
+        return self.credential.owner
+
+    def admit(self, credential: Credential) -> None:
+        """Let the request in; once the credential is revoked, it is as if its client had left."""
+        self.credential = credential
+        credential.watch(self._left)
+
+    def give(self, cookie: bytes | None) -> None:
+        """Put a cookie on the answer, if there is one to give."""
+        if cookie is not None:
+            self.extra = (*self.extra, (b"set-cookie", cookie))
+
+    def check(self) -> None:
+        """Raises: Unauthorized: nothing was answered, and what it was let in with is revoked."""
+        if self.credential.revoked and not self._started:
+            raise Unauthorized("the credential was revoked meanwhile", presented=True)
+
+    def extension(self, name: str) -> object:
+        """Return what the server has under this name; None: nothing."""
+        return None if self._extensions is None else self._extensions.get(name)
 
     # -- hanging up --------------------------------------------------------------------------------
 
@@ -72,22 +114,34 @@ class Connection:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if self._answered:  # servers say so, too, once an answer is complete
-            return
+        if not self._answered:  # servers say so, too, once an answer is complete
+            self._left()
+
+    def _left(self) -> None:
         self.gone = True
         for hook in self._gone_hooks:
             hook()
 
+    def lose(self) -> None:
+        """Take its client for gone, which does not read; no effect once it is answered."""
+        if not self._answered:
+            self._left()
+
     def unwatch(self) -> None:
+        self.credential.forget(self._left)
         if self._watcher is not None:
             self._watcher.cancel()
 
     # -- answering ---------------------------------------------------------------------------------
 
-    async def json(self, body: bytes, headers: Sequence[Header] = ()) -> None:
-        await self.whole(200, body, (_JSON, *headers))
+    async def json(self, body: bytes, headers: Sequence[Header] = (), *, status: int = 200) -> None:
+        """Raises: Unauthorized: as `check`."""
+        self.check()
+        await self.whole(status, body, (_JSON, *headers))
 
     async def empty(self, status: int, headers: Sequence[Header] = ()) -> None:
+        """Raises: Unauthorized: as `check`."""
+        self.check()
         await self.whole(status, b"", headers)
 
     async def page(self, status: int, body: bytes) -> None:
@@ -103,13 +157,14 @@ class Connection:
             "status": status,
             "headers": [*headers, length, *self.extra],
         }
+        self._started = True
         await self._send(start)
         self._answered = True
         await self._send({"type": "http.response.body", "body": body})
 
     async def events(
         self,
-        stream: EventStream,
+        stream: Readable,
         *,
         after: int | None = None,
         headers: Sequence[Header] = (),
@@ -119,7 +174,10 @@ class Connection:
         """Read `stream` to its end, or until the client hangs up; return whether all was written.
 
         `keepalive`: seconds without an event after which a comment is sent.
+
+        Raises: Unauthorized: as `check`.
         """
+        self.check()
         loop = asyncio.get_running_loop()
         ticket = stream.attach(after)
         self.watch(stream.poke)
@@ -129,6 +187,7 @@ class Connection:
                 "status": 200,
                 "headers": [*_SSE, *headers, *self.extra],
             }
+            self._started = True
             await self._send(start)
             await self._write(stream.priming() if primed else _COMMENT)
             while not self.gone:
@@ -145,6 +204,8 @@ class Connection:
                     timer.cancel()
                     if loop.time() >= timer.when() and not self.gone:
                         await self._write(_COMMENT)
+            if self.credential.revoked:
+                await self._send({"type": "http.response.body", "body": b""})
             return False
         finally:
             stream.detach(ticket, loop.time())

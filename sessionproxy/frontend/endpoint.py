@@ -1,20 +1,21 @@
-"""The MCP endpoint: streamable HTTP of the four handshake revisions, as an ASGI application.
+"""The MCP endpoint: streamable HTTP of both eras, as an ASGI application.
 
-A request goes: guard, headers, body, envelope, session, relay; and its answer comes back through
-a `Reply`. A session that is ready is called directly; one that has to be opened or woken gets a
-task beside the answer, which ends when the client hangs up. Neighbours: `core.manager` has the
-sessions; `frontend.problems` turns what is raised into answers.
+The era is decided for each request, by the revision that its header names; those of the modern one
+go to `frontend.modern`. One of the four handshake revisions goes: guard, headers, body, envelope,
+session, relay; and its answer comes back through a `Reply`. A session that is ready is called
+directly; one that has to be opened or woken gets a task beside the answer, which ends when the
+client hangs up. Neighbours: `core.manager` has the sessions; `frontend.problems` turns what is
+raised into answers.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from ..config import OnLoss
-from ..core.exchange import Exchange, Outcome
-from ..core.manager import SessionManager
-from ..core.memory import Loss, Opening
+from ..core.exchange import ClientPort, Exchange, Outcome
+from ..core.manager import Attached, SessionManager
+from ..core.memory import Opening
 from ..core.session import Session
 from ..core.state import EndReason, SessionState
 from ..errors import (
@@ -27,10 +28,16 @@ from ..errors import (
     MissingSessionId,
     NotAcceptable,
     ProxyError,
-    UnsupportedMediaType,
     UnsupportedVersion,
 )
-from ..http import Guard, Headers, header_of, media_type, read_body, read_headers
+from ..http import (
+    Authenticator,
+    Guard,
+    Headers,
+    header_of,
+    read_body,
+    read_headers,
+)
 from ..http.request import Receive, Scope, Send
 from ..wire import (
     BATCHING_VERSIONS,
@@ -38,46 +45,80 @@ from ..wire import (
     Kind,
     Message,
     decode,
+    members,
     split_batch,
     text_member,
 )
+from ..wire.envelope import read_request
 from . import problems
+from .beside import beside, raise_crash
 from .connection import Connection, Header
-from .headers import IDLE_HEADER, PREFLIGHT, accepted, check_version, cors
-from .loss import told
+from .headers import (
+    IDLE_HEADER,
+    accepted,
+    check_body,
+    check_version,
+    cors,
+    is_modern,
+    preflight,
+)
+from .keys import KeyFinder, log_names
+from .modern import Modern, welcome_of
 from .reply import Reply
+from .serving import Serving
+from .shortcut import vouch
 from .stream import Streams
 
 logger = logging.getLogger(__name__)
 
-Owner = str
 
+class Found(NamedTuple):
+    """What a session id stands for."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Serving:
-    """How requests are served. Durations in seconds, sizes in bytes."""
+    session: Session
+    streams: Streams
+    attached: Attached | None = None
+    """The client's share in the session, where others may have one too."""
 
-    owner: Owner
-    max_body: int
-    keepalive: float
-    on_loss: OnLoss
-    idle: float | None
-    expose_stderr: bool
+    @property
+    def origin(self) -> object:
+        """Of the client's exchanges, where others have some too."""
+        return None if self.attached is None else self.streams
+
+    def declares(self, method: str) -> bool:
+        """Return whether the client may be asked `method`; one that is alone judges for itself."""
+        return self.attached is None or self.attached.attachment.declares(method)
 
 
 class Endpoint:
     """One route, one path, all methods."""
 
-    def __init__(self, manager: SessionManager, guard: Guard, serving: Serving) -> None:
+    def __init__(
+        self,
+        manager: SessionManager,
+        guard: Guard,
+        authenticator: Authenticator,
+        serving: Serving,
+        modern: Modern,
+        keys: KeyFinder | None = None,
+    ) -> None:
+        """`keys`: how handshake clients find the conversation they have a share in; None: each
+        has a session of its own."""
         self._manager = manager
         self._guard = guard
+        self._authenticator = authenticator
         self._serving = serving
+        self._modern = modern
+        self._keys = keys
         self._idle_header: tuple[Header, ...] = ()
         self._beginning: set[asyncio.Task[None]] = set()
         if serving.idle is not None:
             self._idle_header = ((IDLE_HEADER, b"%.15g" % serving.idle),)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, path_key: str | None = None
+    ) -> None:
+        """`path_key`: names a conversation."""
         connection = Connection(receive, send, scope.get("extensions"))
         try:
             headers = read_headers(scope)
@@ -86,16 +127,27 @@ class Endpoint:
             if origin is not None:
                 connection.extra = cors(origin)
             method: str = scope["method"]
+            if method != "OPTIONS":  # which browsers send without a credential
+                connection.admit(self._authenticator.admit(headers))
             if method == "POST":
-                await self._post(headers, receive, connection)
+                body = await self._body(headers, receive)
+                connection.check()
+                if is_modern(headers, body):
+                    pairs = scope["headers"]
+                    await self._modern.post(headers, pairs, path_key, body, connection)
+                else:
+                    await self._post(headers, body, connection, path_key)
+            elif method in ("GET", "DELETE") and is_modern(headers):
+                raise MethodNotAllowed(f"{method} is not part of this revision")
             elif method == "GET":
                 await self._get(headers, connection)
             elif method == "DELETE":
                 await self._delete(headers, connection)
             elif method == "OPTIONS" and origin is not None:
-                await connection.empty(204, PREFLIGHT)
+                await connection.empty(204, preflight(headers))
             else:
                 raise MethodNotAllowed(f"{method} is not served here")
+            connection.check()
         except ProxyError as error:
             # A modern client asks first, and goes on with `initialize`: nothing is wrong.
             level = logging.DEBUG if isinstance(error, UnsupportedVersion) else logging.INFO
@@ -106,36 +158,41 @@ class Endpoint:
 
     # -- POST --------------------------------------------------------------------------------------
 
-    async def _post(self, headers: Headers, receive: Receive, connection: Connection) -> None:
-        if media_type(headers.get(b"content-type", b"")) != b"application/json":
-            raise UnsupportedMediaType("Content-Type must be application/json")
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise UnsupportedMediaType("Content-Encoding must be identity")
-        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-            raise UnsupportedMediaType("Transfer-Encoding must be chunked")
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        check_body(headers)
         if accepted(headers) != (True, True):
             raise NotAcceptable("Accept must list application/json and text/event-stream")
-        body = await read_body(receive, headers, self._serving.max_body, self._manager.pauses)
+        return await read_body(receive, headers, self._serving.max_body, self._manager.pauses)
+
+    async def _post(
+        self, headers: Headers, body: bytes, connection: Connection, path_key: str | None
+    ) -> None:
         if body.lstrip()[:1] == b"[":
             await self._post_batch(headers, body, connection)
             return
         message = decode(body)
         kind = message.kind
+        log_names(message, headers)
         if kind is Kind.REQUEST and message.method == "initialize":
-            await self._initialize(headers, message, connection)
+            if self._keys is not None:
+                await self._attach(self._keys, headers, path_key, message, connection)
+            else:
+                await self._initialize(headers, message, connection)
             return
-        session = self._session(headers)
+        found = self._found(headers, connection.owner)
         if kind is Kind.REQUEST:
-            await self._request(session, message, connection)
+            await self._request(found, message, connection)
         else:
-            await self._take(session, message, kind)
+            await self._take(found, message, kind)
             await connection.empty(202)
 
-    async def _request(self, session: Session, message: Message, connection: Connection) -> None:
-        reply = self._reply(session)
-        exchange = _exchange(message, reply)
+    async def _request(self, found: Found, message: Message, connection: Connection) -> None:
+        session = found.session
+        reply = self._reply(found.streams, found.declares)
+        exchange = _exchange(message, reply, found.origin)
         if self.begin(session, exchange):
-            connection.vouch(session)
+            if found.attached is None:
+                vouch(connection, session, self)
             connection.watch(reply.lost)
             await self.answer(reply, session, connection)
         else:
@@ -161,7 +218,7 @@ class Endpoint:
             message = decode(body)
             if message.kind is not Kind.REQUEST or message.method == "initialize":
                 return None
-            reply = self._reply(session)
+            reply = self._reply(_streams(session.client))
             exchange = _exchange(message, reply)
         except ProxyError:
             return None
@@ -175,8 +232,6 @@ class Endpoint:
         connection: Connection,
     ) -> None:
         """Wake the session first, or tell of a loss; a client that hangs up waits no more."""
-        telling: list[Loss] = []
-        tells = self._serving.on_loss is OnLoss.TELL
 
         async def begin() -> None:
             try:
@@ -187,9 +242,9 @@ class Endpoint:
                     reply.fail(exchange, error)
                 return
             for exchange in exchanges:
-                self._begin_or_tell(session, exchange, reply, telling)
+                reply.begin_or_tell(session, exchange, self._serving.on_loss)
 
-        beginning = _beside(reply, begin())
+        beginning = beside(reply, begin())
 
         def hung_up() -> None:
             reply.lost()
@@ -200,12 +255,11 @@ class Endpoint:
         connection.watch(hung_up)
         try:
             await self.answer(reply, session, connection)
-            _raise_crash(beginning)
+            raise_crash(beginning)
         finally:
             self._leave(beginning, reply)
-        told_now = telling and not connection.gone and (tells or reply.noted)
-        if told_now and session.loss is telling[0]:
-            session.loss = None
+        if not connection.gone:
+            reply.written()
 
     def _leave(self, beginning: asyncio.Task[None], reply: Reply) -> None:
         """Stop what waits beside an answer, unless the client can resume and find its answer."""
@@ -214,23 +268,6 @@ class Endpoint:
         else:
             self._beginning.add(beginning)
             beginning.add_done_callback(self._beginning.discard)
-
-    def _begin_or_tell(
-        self, session: Session, exchange: Exchange, reply: Reply, telling: list[Loss]
-    ) -> None:
-        """Pass a request on, or tell instead that the state it relies on was lost."""
-        loss = session.loss if exchange.treatment.uses_state else None
-        if loss is not None:
-            telling.append(loss)
-            if self._serving.on_loss is OnLoss.TELL:
-                now = asyncio.get_running_loop().time()
-                exchange.settle(Outcome(failure=told(loss, now)))
-                return
-        reply.loss = reply.loss or loss
-        try:
-            session.request(exchange)
-        except ProxyError as error:
-            reply.fail(exchange, error)
 
     async def answer(
         self,
@@ -253,12 +290,25 @@ class Endpoint:
                 keepalive=self._serving.keepalive,
             )
 
-    async def _take(self, session: Session, message: Message, kind: Kind) -> None:
+    async def answer_late(
+        self, reply: Reply, session: Session | None, connection: Connection
+    ) -> None:
+        """As `answer`, for a request that did not come in here, and all that belongs to it."""
+        try:
+            await self.answer(reply, session, connection)
+        except ProxyError as error:
+            logger.info("refused: %s (%s)", error.reason, error)
+            await connection.problem(problems.http_problem(error))
+        finally:
+            connection.unwatch()
+
+    async def _take(self, found: Found, message: Message, kind: Kind) -> None:
         """Take a notification, or the answer to a request of the backend."""
+        session = found.session
         if kind is Kind.NOTIFICATION:
             if session.state is SessionState.STARTING:
                 await session.start.settled.wait()
-            session.notify(str(message.method), message.object_params())
+            session.notify(str(message.method), message.object_params(), found.origin)
         else:
             self._take_answer(session, message)
 
@@ -274,17 +324,13 @@ class Endpoint:
     # -- initialize --------------------------------------------------------------------------------
 
     async def _initialize(self, headers: Headers, message: Message, connection: Connection) -> None:
-        if b"mcp-session-id" in headers:
-            raise AlreadyInitialized(f"{self._session(headers)!r} is initialised")
-        check_version(headers, None)
+        self._check_new(headers, connection.owner)
         params = message.object_params()
         opening = Opening(bytes(params) if params is not None else b"{}")
         streams = Streams()
         reply = Reply(streams, expose_stderr=self._serving.expose_stderr)
         exchange = _exchange(message, reply)
-        session = self._manager.create(
-            self._serving.owner, opening, streams, reply, exchange.context
-        )
+        session = self._manager.create(connection.owner, opening, streams, reply, exchange.context)
 
         async def begin() -> None:
             try:
@@ -294,7 +340,7 @@ class Endpoint:
             except ProxyError as error:
                 reply.fail(exchange, error)
 
-        beginning = _beside(reply, begin())
+        beginning = beside(reply, begin())
 
         def hung_up() -> None:
             if reply.stream is None:
@@ -304,7 +350,7 @@ class Endpoint:
         connection.watch(hung_up)
         try:
             await self._answer_initialize(session, opening, reply, connection)
-            _raise_crash(beginning)
+            raise_crash(beginning)
         finally:
             self._leave(beginning, reply)
             if connection.gone and reply.stream is None:  # it never learnt its session's id
@@ -334,29 +380,85 @@ class Endpoint:
                 keepalive=self._serving.keepalive,
             )
 
+    # -- initialize, where sessions are shared -----------------------------------------------------
+
+    async def _attach(
+        self,
+        keys: KeyFinder,
+        headers: Headers,
+        path_key: str | None,
+        message: Message,
+        connection: Connection,
+    ) -> None:
+        """Let one more client have a share in a conversation, whose backend is initialised once."""
+        owner = connection.owner
+        self._check_new(headers, owner)
+        params = message.object_params()
+        bound = keys.bind(owner, keys.given(owner, headers, path_key), read_request(params).meta)
+        connection.give(bound.cookie)
+        streams = Streams()
+        reply = self._reply(streams)
+        exchange = _exchange(message, reply, origin=streams)
+        opening = Opening(bytes(params) if params is not None else b"{}")
+        ids: list[str] = []
+
+        async def begin() -> None:
+            try:
+                session = await self._modern.conversation(
+                    owner, bound.key, opening, exchange.context
+                )
+                declared = members(opening.params).get("capabilities")
+                ids.append(self._manager.attach(session, streams, declared))
+                exchange.settle(Outcome(result=welcome_of(session, opening)))
+            except ProxyError as error:
+                reply.fail(exchange, error)
+
+        beginning = beside(reply, begin())
+
+        def hung_up() -> None:
+            beginning.cancel()
+            reply.release()
+
+        connection.watch(hung_up)
+        try:
+            body = await reply.decided(self._serving.start_timeout)
+            raise_crash(beginning)
+            if reply.problem is not None:
+                raise reply.problem
+            if body is not None and not connection.gone:
+                named = [(b"mcp-session-id", name.encode()) for name in ids]
+                await connection.json(body, (*named, *self._idle_header) if named else ())
+        finally:
+            beginning.cancel()
+
     # -- batches -----------------------------------------------------------------------------------
 
     async def _post_batch(self, headers: Headers, body: bytes, connection: Connection) -> None:
         """Serve a batch, where its revision has them (2025-03-26 basic/transports)."""
         messages = [decode(item) for item in split_batch(body)]
         kinds = [message.kind for message in messages]
-        session = self._session(headers)
+        found = self._found(headers, connection.owner)
+        session = found.session
         if session.version not in BATCHING_VERSIONS:
             raise InvalidMessage("the body of a POST is a single message, not a batch")
         if any(message.method == "initialize" for message in messages):
             raise InvalidMessage("initialize must not be part of a batch")
         reply = Reply(
-            _streams(session),
+            found.streams,
             expose_stderr=self._serving.expose_stderr,
             requests=kinds.count(Kind.REQUEST),
             batch=True,
+            declares=found.declares,
         )
-        exchanges: list[Exchange] = []
-        for message, kind in zip(messages, kinds, strict=True):
-            if kind is Kind.REQUEST:
-                exchanges.append(_exchange(message, reply))
-            else:
-                await self._take(session, message, kind)
+        exchanges = [
+            _exchange(message, reply, found.origin)
+            for message, kind in zip(messages, kinds, strict=True)
+            if kind is Kind.REQUEST
+        ]
+        for wanted in (Kind.RESPONSE, Kind.NOTIFICATION):  # the order in which all may be repeated
+            for message, kind in zip(messages, kinds, strict=True):
+                if kind is wanted:
+                    await self._take(found, message, kind)
         if exchanges:
             await self._request_slowly(session, exchanges, reply, connection)
         else:
@@ -367,9 +469,8 @@ class Endpoint:
     async def _get(self, headers: Headers, connection: Connection) -> None:
         if not accepted(headers)[1]:
             raise NotAcceptable("Accept must list text/event-stream")
-        session = self._session(headers)
+        session, streams, _ = self._found(headers, connection.owner)
         self._check_draining()
-        streams = _streams(session)
         last = header_of(headers, b"last-event-id")
         stream, after = streams.resumed(last) if last else (streams.standalone(), None)
         await connection.events(
@@ -380,54 +481,56 @@ class Endpoint:
         )
 
     async def _delete(self, headers: Headers, connection: Connection) -> None:
-        session = self._session(headers)
-        self._manager.end(session, EndReason.CLIENT_DELETE)
+        found = self._found(headers, connection.owner)
+        if found.attached is not None:
+            self._manager.detach(found.attached)
+        else:
+            self._manager.end(found.session, EndReason.CLIENT_DELETE)
         await connection.empty(204)
 
     # -- what they share ---------------------------------------------------------------------------
 
-    def _reply(self, session: Session) -> Reply:
-        return Reply(_streams(session), expose_stderr=self._serving.expose_stderr)
+    def _reply(
+        self, streams: Streams, declares: Callable[[str], bool] = lambda method: True
+    ) -> Reply:
+        return Reply(streams, expose_stderr=self._serving.expose_stderr, declares=declares)
 
-    def _session(self, headers: Headers) -> Session:
+    def _check_new(self, headers: Headers, owner: str) -> None:
+        """Raises: AlreadyInitialized, UnsupportedVersion, SessionNotFound."""
+        if b"mcp-session-id" in headers:
+            raise AlreadyInitialized(f"{self._found(headers, owner).session!r} is initialised")
+        check_version(headers, None)
+
+    def _found(self, headers: Headers, owner: str) -> Found:
         """Raises: UnsupportedVersion, MissingSessionId, SessionNotFound."""
         key = header_of(headers, b"mcp-session-id")
         if not key:
             check_version(headers, None)
             raise MissingSessionId("the Mcp-Session-Id header is missing; begin with initialize")
-        session = self._manager.find(self._serving.owner, key)
+        attached = self._manager.attached(owner, key)
+        if attached is not None:
+            check_version(headers, attached.session)
+            return Found(attached.session, _streams(attached.attachment.client), attached)
+        session = self._manager.find(owner, key)
         check_version(headers, session)
-        return session
+        return Found(session, _streams(session.client))
 
     def _check_draining(self) -> None:
         if self._manager.draining:
             raise Draining("the proxy is shutting down", retry_after=1)
 
 
-def _beside(reply: Reply, begin: Coroutine[None, None, None]) -> asyncio.Task[None]:
-    """Run `begin` beside the answer; should it crash, who waits for `reply` is woken."""
-    task = asyncio.ensure_future(begin)
-
-    def done(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            reply.release()
-
-    task.add_done_callback(done)
-    return task
-
-
-def _raise_crash(task: asyncio.Task[None]) -> None:
-    if task.done() and not task.cancelled():
-        task.result()
-
-
-def _exchange(message: Message, reply: Reply) -> Exchange:
+def _exchange(message: Message, reply: Reply, origin: object = None) -> Exchange:
     return Exchange(
-        str(message.method), message.object_params(), client_id=message.request_id(), sink=reply
+        str(message.method),
+        message.object_params(),
+        client_id=message.request_id(),
+        sink=reply,
+        origin=origin,
     )
 
 
-def _streams(session: Session) -> Streams:
-    """Return the session's streams: it was opened here, so its client port is one of ours."""
-    assert isinstance(session.client, Streams)
-    return session.client
+def _streams(client: ClientPort) -> Streams:
+    """Return a client's streams: it came in here, so its port is one of ours."""
+    assert isinstance(client, Streams)
+    return client

@@ -22,17 +22,21 @@ from uvicorn.server import ServerState
 
 from ..core.session import Session
 from ..errors import BodyTimeout
+from ..http import Credential
 from ..http.request import Receive, Scope, Send
 from .bounds import BoundedHttp, Crowd, Patience
-from .connection import VOUCH, Connection
-from .endpoint import Endpoint
+from .connection import Connection
 from .reply import Reply
+from .shortcut import VOUCH, Shortcut
 
 MAX_HEADS: Final = 4096
 """Heads that are remembered, some hundred bytes each; the oldest goes first."""
 
 MAX_HEAD: Final = 4096
 """Bytes of a head that is remembered."""
+
+MAX_PLACES: Final = 4
+"""Places of the length that are remembered for a connection: each costs a look."""
 
 MAX_JOINED: Final = 65536
 """Bytes of an answer that are copied to be written together with its head."""
@@ -48,6 +52,10 @@ class Head(NamedTuple):
     digits_at: int
     session: "ref[Session]"
     """Weak: a session that is over must not be kept for its heads."""
+    credential: Credential
+    """What the head was let in with: once that is revoked, the head is worth nothing."""
+    shortcut: Shortcut
+    """Takes the bodies."""
 
 
 class Heads:
@@ -55,7 +63,6 @@ class Heads:
 
     def __init__(
         self,
-        endpoint: Endpoint,
         *,
         keepalive: float,
         max_body: int,
@@ -68,7 +75,6 @@ class Heads:
         `tally`.
         """
         self.crowd = Crowd(max_connections, Counter() if tally is None else tally)
-        self.endpoint = endpoint
         self.max_body = max_body
         self.keepalive = keepalive
         self._heads: dict[bytes, Head] = {}
@@ -76,7 +82,9 @@ class Heads:
     def __len__(self) -> int:
         return len(self._heads)
 
-    def add(self, key: bytes, at: int, session: Session) -> None:
+    def add(
+        self, key: bytes, at: int, session: Session, credential: Credential, shortcut: Shortcut
+    ) -> None:
         """Remember a head for as long as its session exists. `at`: where its length stands."""
         if len(self._heads) >= MAX_HEADS:
             del self._heads[next(iter(self._heads))]
@@ -86,7 +94,7 @@ class Heads:
             if head is not None and head.session is over:
                 del self._heads[key]
 
-        self._heads[key] = Head(at, ref(session, forget))
+        self._heads[key] = Head(at, ref(session, forget), credential, shortcut)
 
     def get(self, key: bytes) -> Head | None:
         return self._heads.get(key)
@@ -98,7 +106,7 @@ class FastLane(BoundedHttp):
     _heads: ClassVar[Heads]
 
     @classmethod
-    def with_heads(cls, heads: Heads) -> type[asyncio.Protocol]:
+    def with_heads(cls, heads: Heads) -> type["FastLane"]:
         """Return the class whose connections share `heads`."""
         shared = {"_heads": heads, "crowd": heads.crowd, "patience": Patience(cls.bounds)}
         return type(cls.__name__, (cls,), shared)
@@ -113,11 +121,14 @@ class FastLane(BoundedHttp):
         super().__init__(config, server_state, app_state, _loop)
         # Of the request that takes the ordinary way.
         self._data = b""
-        self._digits_at = 0
-        """Where the digits of the length are in this client's heads; 0: not known."""
+        self._digits_at: tuple[int, ...] = ()
+        """Where the digits of the length are in this client's heads, the newest first. Those of the
+        modern era differ by the tool that is called."""
         # Of the request that takes the short way.
         self._reply: Reply | None = None
         self._session: Session | None = None
+        self._credential: Credential | None = None
+        self._shortcut: Shortcut | None = None
         self._parts: list[bytes] = []
         self._awaited = 0
         """Bytes of its body that are still to come; `_parts` has its head and what there is.
@@ -160,31 +171,41 @@ class FastLane(BoundedHttp):
         awaited, self._awaited = self._awaited, 0
         body = b"".join(parts[1:])
         session = self._session
-        if awaited or session is None or not self._begin(session, body):
+        if awaited or session is None or self._revoked or not self._begin(session, body):
             self._take_slowly(parts[0] + body)
+
+    @property
+    def _revoked(self) -> bool:
+        return self._credential is not None and self._credential.revoked
 
     def _take(self, data: bytes) -> bool:
         """Begin with `data` if it is one request with a head that was vouched for, so far."""
-        at = self._digits_at
-        if not at or self._phase or self._owed or self._refused:  # or `patience` would wait on
+        places = self._digits_at
+        if not places or self._phase or self._owed or self._refused:  # or `patience` would wait on
             return False
         if self.flow.write_paused or self._answering():
             return False
-        end_of_digits = data.find(b"\r\n", at, at + 12)
-        end = data.find(b"\r\n\r\n", end_of_digits - 2) + 4
-        if end_of_digits < 0 or end < 4:
-            return False
-        head = self._heads.get(data[:at] + data[end_of_digits:end])
-        if head is None or head.digits_at != at:
+        head, digits, end = None, b"", 0
+        for at in places:
+            end_of_digits = data.find(b"\r\n", at, at + 12)
+            digits = data[at:end_of_digits]
+            end = data.find(b"\r\n\r\n", end_of_digits - 2) + 4
+            if end_of_digits < 0 or end < 4 or not digits.isdigit():
+                continue
+            head = self._heads.get(data[:at] + data[end_of_digits:end])
+            if head is not None and head.digits_at == at:
+                break
+        else:
             return False
         session = head.session()
-        digits = data[at:end_of_digits]
-        if session is None or not digits.isdigit():
+        if session is None or head.credential.revoked:
             return False
         length = int(digits)
         missing = end + length - len(data)
         if missing < 0 or length > self._heads.max_body:
             return False
+        self._credential = head.credential
+        self._shortcut = head.shortcut
         if missing == 0:
             return self._begin(session, data[end:])
         self._session = session
@@ -193,10 +214,12 @@ class FastLane(BoundedHttp):
         return True
 
     def _begin(self, session: Session, body: bytes) -> bool:
-        reply = self._heads.endpoint.begin_fast(session, body)
+        reply = None if self._shortcut is None else self._shortcut.begin_fast(session, body)
         if reply is None:
             return False
         self._session, self._reply = session, reply
+        if self._credential is not None:
+            self._credential.watch(reply.lost)
         self._arm()
         reply.when_decided(self._decided)
         return True
@@ -233,11 +256,13 @@ class FastLane(BoundedHttp):
         reply, self._reply = self._reply, None
         if reply is None:
             return
+        if self._credential is not None:
+            self._credential.forget(reply.lost)
         if self.transport.is_closing():  # `connection_lost` does not find the reply any more
             reply.lost()
             return
         body = reply.body
-        if body is None:
+        if body is None or reply.status != 200 or self._revoked:
             self._go_on(reply)
             return
         self._session = None
@@ -271,16 +296,19 @@ class FastLane(BoundedHttp):
             self.transport.write(body)
 
     def _go_on(self, reply: Reply) -> None:
-        """Answer with a stream of events, which needs a task, as the ordinary way has one."""
-        endpoint, session = self._heads.endpoint, self._session
+        """Answer with a stream of events, which needs a task, as the ordinary way has one.
+
+        Or refuse it: what the request was let in with was revoked meanwhile.
+        """
+        shortcut, session, credential = self._shortcut, self._session, self._credential
+        assert shortcut is not None
         self._session = None
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             connection = Connection(receive, send)
-            try:
-                await endpoint.answer(reply, session, connection)
-            finally:
-                connection.unwatch()
+            if credential is not None:
+                connection.admit(credential)
+            await shortcut.answer_late(reply, session, connection)
 
         self.cycle = RequestResponseCycle(
             scope={"type": "http", "method": "POST"},  # type: ignore[arg-type] # all that is read
@@ -313,21 +341,23 @@ class FastLane(BoundedHttp):
             and self.parser.should_keep_alive()
         ):
 
-            def vouch(session: Session) -> None:
-                self._vouch(data, session)
+            def vouch(session: Session, credential: Credential, shortcut: Shortcut) -> None:
+                self._vouch(data, session, credential, shortcut)
 
             self.scope["extensions"] = {VOUCH: vouch}  # type: ignore[typeddict-item] # as ASGI says
         super().on_headers_complete()
 
-    def _vouch(self, data: bytes, session: Session) -> None:
+    def _vouch(
+        self, data: bytes, session: Session, credential: Credential, shortcut: Shortcut
+    ) -> None:
         """Remember the head of `data`: requests that begin with it belong to `session`."""
         end = data.find(b"\r\n\r\n") + 4
         found = _LENGTH.search(data, 0, end)
         if not 4 <= end <= MAX_HEAD or found is None or data.find(b"\r\n\r\n", end) >= 0:
             return  # it came in pieces, or with another one
         at, digits_end = found.span(1)
-        self._digits_at = at
-        self._heads.add(data[:at] + data[digits_end:end], at, session)
+        self._digits_at = (at, *(place for place in self._digits_at if place != at))[:MAX_PLACES]
+        self._heads.add(data[:at] + data[digits_end:end], at, session, credential, shortcut)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

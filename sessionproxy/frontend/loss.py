@@ -9,27 +9,46 @@ from typing import Final
 import msgspec
 
 from .. import wire
+from ..core.exchange import Exchange
 from ..core.memory import Loss
-from ..core.state import StopReason
+from ..core.state import EndReason, StopReason
 from ..errors import StateLost
 from ..wire import Bytes
 from .problems import LOSS_KEY
 
-_WHY: Final[Mapping[StopReason, str]] = {
+_WHY: Final[Mapping[StopReason | EndReason, str]] = {
     StopReason.IDLE: "idle",
     StopReason.BACKEND_EXIT: "the backend ended",
     StopReason.DISCONNECTED: "the client had disconnected",
     StopReason.SILENT: "the backend did not answer any more",
     StopReason.START_FAILED: "the backend did not start",
     StopReason.ABANDONED: "the start was given up",
+    EndReason.MAX_AGE: "the session had reached its greatest age",
+    EndReason.EXPIRED: "nobody had used it for long",
+    EndReason.EVICTED: "too many others were asleep",
+    EndReason.KILLED: "it was ended by the operator",
+    EndReason.CLIENT_DELETE: "it was closed",
+    EndReason.DISCONNECTED: "the client had disconnected",
+    EndReason.START_FAILED: "the backend did not start",
+    EndReason.ABANDONED: "the start was given up",
+    EndReason.BACKEND_LOST: "the backend ended",
+    EndReason.SHUTDOWN: "the proxy was shut down",
 }
 
 
-def told(loss: Loss, now: float) -> StateLost:
-    """Return the error that tells of `loss` at `now`, in seconds."""
-    ago = _duration(now - loss.at)
-    text = f"The previous session state was lost {ago} ago ({_why(loss)})."
-    return StateLost(f"{text} A fresh backend is ready; repeat your steps.")
+def told(loss: Loss, now: float, *, begun: bool = False) -> StateLost:
+    """Return the error that tells of `loss` at `now`, in seconds. `begun`: the request is one more
+    round of a call, and how far that got is unknown."""
+    text = f"The previous session state was lost {ended(loss, now)}."
+    failure = StateLost(f"{text} A fresh backend is ready; repeat your steps.")
+    if begun:
+        failure.executed = None
+    return failure
+
+
+def goes_on(exchange: Exchange) -> bool:
+    """Return whether a request is one more round of a call."""
+    return exchange.envelope is not None and exchange.envelope.state is not None
 
 
 def annotated(result: Bytes, loss: Loss, now: float, *, tool: bool) -> bytes | None:
@@ -44,13 +63,18 @@ def annotated(result: Bytes, loss: Loss, now: float, *, tool: bool) -> bytes | N
     noted = None if changed is None else wire.with_member(result, "_meta", changed)
     if not tool:
         return noted
-    content = _with_text(bytes(wire.member(result, "content") or b""), str(told(loss, now)))
+    content = with_text(bytes(wire.member(result, "content") or b""), str(told(loss, now)))
     if content is None:
         return noted
     return wire.with_member(result if noted is None else noted, "content", content) or noted
 
 
-def _with_text(items: bytes, text: str) -> bytes | None:
+def ended(loss: Loss, now: float) -> str:
+    """Say when a session ended, and why."""
+    return f"{_duration(now - loss.at)} ago ({_why(loss)})"
+
+
+def with_text(items: bytes, text: str) -> bytes | None:
     """Return an encoded list with `text` at its end; None where it is no list."""
     if not items.startswith(b"["):
         return None

@@ -6,14 +6,18 @@ sink this is; `frontend.endpoint` waits for it and writes.
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from .. import wire
+from ..config import OnLoss
 from ..core.exchange import Exchange, Outbound, Outcome
 from ..core.memory import Loss
+from ..core.session import Session
 from ..errors import ProxyError
 from . import problems
-from .loss import annotated
-from .stream import EventStream, Streams
+from .loss import annotated, goes_on, told
+from .notes import Note, noted
+from .stream import EventStream, Replies, Unkept
 
 
 class Reply:
@@ -23,21 +27,33 @@ class Reply:
         "_answers",
         "_batch",
         "_decided",
+        "_declares",
         "_expose_stderr",
         "_loop",
         "_lost",
         "_open",
         "_streams",
+        "_telling",
         "loss",
         "noted",
         "problem",
+        "status",
         "stream",
     )  # fmt: skip
 
     def __init__(
-        self, streams: Streams, *, expose_stderr: bool, requests: int = 1, batch: bool = False
+        self,
+        streams: Replies,
+        *,
+        expose_stderr: bool,
+        requests: int = 1,
+        batch: bool = False,
+        declares: Callable[[str], bool] = lambda method: True,
     ) -> None:
+        """`declares`: whether its client said that it can be asked a method, where others that say
+        otherwise share its session."""
         self._streams = streams
+        self._declares = declares
         self._expose_stderr = expose_stderr
         self._loop = asyncio.get_running_loop()
         self._open = requests
@@ -52,11 +68,19 @@ class Reply:
         self.loss: Loss | None = None
         """A loss of state that is to be noted on its results."""
         self.noted = False
-        """The loss was noted on one of them."""
+        """The loss is told in one of them."""
+        self._telling: tuple[Session, Loss] | None = None
+        self.status = 200
+        """Of a JSON answer."""
 
     @property
     def attached(self) -> bool:
         return not self._lost if self.stream is None else self.stream.attached
+
+    def takes(self, method: str) -> int:
+        if not self._declares(method):
+            return 0
+        return 2 if self.attached else 1
 
     # -- what comes --------------------------------------------------------------------------------
 
@@ -74,7 +98,10 @@ class Reply:
             if result is not None:  # else it has no place for a note: the next one is to say it
                 outcome = Outcome(result=result)
                 self.noted = True
-        self._answered(problems.rpc_answer(exchange, outcome, expose_stderr=self._expose_stderr))
+        self._answered(self._encoded(exchange, outcome))
+
+    def _encoded(self, exchange: Exchange, outcome: Outcome) -> bytes:
+        return problems.rpc_answer(exchange, outcome, expose_stderr=self._expose_stderr)
 
     def fail(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer a request that never got to a backend."""
@@ -113,6 +140,31 @@ class Reply:
                 self.stream.put(Outbound(answer))
             self._wake()
         return self.stream
+
+    # -- a loss of state ---------------------------------------------------------------------------
+
+    def begin_or_tell(self, session: Session, exchange: Exchange, on_loss: OnLoss) -> None:
+        """Pass a request on, or tell instead that the state it relies on was lost."""
+        loss = session.loss if exchange.treatment.uses_state else None
+        if loss is not None:
+            self._telling = session, loss
+            if on_loss is not OnLoss.ANNOTATE:
+                self.noted = True
+                failure = told(loss, self._loop.time(), begun=goes_on(exchange))
+                exchange.settle(Outcome(failure=failure))
+                return
+            self.loss = loss
+        try:
+            session.request(exchange)
+        except ProxyError as error:
+            self.fail(exchange, error)
+
+    def written(self) -> None:
+        """The client has it all: from now on the loss that it tells of counts as told."""
+        if self._telling is not None and self.noted:
+            session, loss = self._telling
+            if session.loss is loss:
+                session.loss = None
 
     # -- what is written ---------------------------------------------------------------------------
 
@@ -153,3 +205,46 @@ class Reply:
     def release(self) -> None:
         """Wake whoever waits although nothing came: the client is gone."""
         self._wake()
+
+
+_UNKEPT: Final = Unkept()
+
+
+class ModernReply(Reply):
+    """The answer to a request of the modern era, whose errors have HTTP statuses."""
+
+    __slots__ = ("_cancel", "_note", "said")
+
+    def __init__(self, *, expose_stderr: bool, note: Note | None = None) -> None:
+        """`note`: what its result is to say of its session."""
+        super().__init__(_UNKEPT, expose_stderr=expose_stderr)
+        self._note = note
+        self.said = False
+        """The note is on a result; an error has no place for it."""
+        self._cancel: Callable[[], None] | None = None
+
+    def when_lost(self, cancel: Callable[[], None]) -> None:
+        """Call `cancel` if the client hangs up before it has its answer."""
+        self._cancel = cancel
+
+    def settled(self, exchange: Exchange) -> None:
+        self._cancel = None  # which knows the exchange: a cycle
+        super().settled(exchange)
+
+    def lost(self) -> None:
+        super().lost()
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+
+    def _encoded(self, exchange: Exchange, outcome: Outcome) -> bytes:
+        if outcome.result is not None:
+            result = outcome.result
+            if self._note is not None:
+                self.said = True
+                result = noted(result, self._note, tool=exchange.treatment.tool)
+            return wire.encode_result(exchange.client_id, result)
+        answer, self.status = problems.modern_answer(
+            exchange, outcome, expose_stderr=self._expose_stderr
+        )
+        return answer

@@ -10,8 +10,9 @@ port; `frontend.reply` opens one per POST; `frontend.connection` reads.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from ..core.exchange import Outbound, Outcome
 from ..errors import BackendBusy, SessionEnded, StreamNotKept
@@ -71,6 +72,7 @@ class EventStream:
         "_kept",
         "_kept_size",
         "_last",
+        "_numbered",
         "_pending",
         "_pending_size",
         "_reader",
@@ -81,11 +83,14 @@ class EventStream:
         "ended",
         "left_at",
         "number",
+        "on_cut",
     )  # fmt: skip
 
-    def __init__(self, number: int, *, expected: bool = False) -> None:
-        """`expected`: its first reader is on its way, and counts as there until `lost`."""
+    def __init__(self, number: int, *, expected: bool = False, numbered: bool = True) -> None:
+        """`expected`: its first reader is on its way, and counts as there until `lost`.
+        `numbered`: its events have ids, so that it can be resumed."""
         self.number = number
+        self._numbered = numbered
         self._expected = expected
         self._last = 0
         self._pending: list[Event] = []  # lists: an empty deque has room for 64
@@ -104,6 +109,8 @@ class EventStream:
         self.ended = False
         self.dropped = 0
         """Messages that were given up because nobody took them."""
+        self.on_cut: Callable[[], None] | None = None
+        """Called soon after the reader of a stream without numbers was cut off."""
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -118,6 +125,9 @@ class EventStream:
                 self.dropped += 1
                 return
             self._make_room()
+            if self.ended:
+                self._undelivered(message)
+                return
         self._append(message)
 
     def end(self, message: Outbound | None = None) -> None:
@@ -152,7 +162,8 @@ class EventStream:
     def _make_room(self) -> None:
         """Drop what may be dropped; else cut the reader off, and drop the oldest.
 
-        A reader that was cut off can resume; it is told that something is missing.
+        A reader that was cut off can resume, and is told that something is missing; a stream
+        without numbers ends with it.
         """
         if self._droppable:
             self._drop_oldest()
@@ -162,7 +173,19 @@ class EventStream:
             self._reader += self._reader % 2
             self._expected = False
             self.left_at = asyncio.get_running_loop().time()
+            if not self._numbered:
+                self._give_up()
+                return
         self._forget_pending(self._pending.pop(0))
+
+    def _give_up(self) -> None:
+        """End without another word: nobody can come back for what waits."""
+        for event in self._pending:
+            self._forget_pending(event)
+        self._pending = []
+        self.ended = True
+        if self.on_cut is not None:  # soon: the message that was one too many is still on its way
+            asyncio.get_running_loop().call_soon(self.on_cut)
 
     def _drop_oldest(self) -> None:
         """Drop the oldest that may be dropped."""
@@ -180,11 +203,14 @@ class EventStream:
         self._pending_size -= event.weight
         if event.message.droppable:
             self._droppable -= event.weight
+        self._undelivered(event.message)
+
+    def _undelivered(self, message: Outbound) -> None:
         self.dropped += 1
-        if event.message.ask is not None:
+        if message.ask is not None:
             failure = SessionEnded("The client does not listen; the request was not delivered.")
             with suppress(BackendBusy):  # then it waits on, until its session gives it up
-                event.message.ask.answer(Outcome(failure=failure))
+                message.ask.answer(Outcome(failure=failure))
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -251,9 +277,10 @@ class EventStream:
         missing = last - self._seen - len(events)
         self._seen = last
         self._taken = max(self._taken, last)
-        self._kept += events
-        self._kept_size += sum(event.weight for event in events)
-        self._trim()
+        if self._numbered:
+            self._kept += events
+            self._kept_size += sum(event.weight for event in events)
+            self._trim()
         told = [_told(missing)] if missing > 0 else []
         return b"".join([*told, *(self._encoded(event) for event in events)])
 
@@ -292,6 +319,8 @@ class EventStream:
         self._kept_size = 0
 
     def _encoded(self, event: Event) -> bytes:
+        if not self._numbered:
+            return b"event: message\ndata: %b\n\n" % on_one_line(event.message.data)
         return b"id: %d-%d\nevent: message\ndata: %b\n\n" % (
             self.number,
             event.number,
@@ -319,13 +348,17 @@ class EventStream:
         self._wake()
 
 
-def _told(missing: int) -> bytes:
-    """Return an event without an id that says how many before the next one are missing."""
+def missing_note(missing: int) -> bytes:
+    """Return a notification that says how many messages before the next one are missing."""
     what = "1 message was" if missing == 1 else f"{missing} messages were"
     data = f'"{what} dropped: not read in time"'
     params = f'{{"level":"warning","logger":"sessionproxy","data":{data}}}'
-    note = encode_notification("notifications/message", params.encode())
-    return b"event: message\ndata: %b\n\n" % note
+    return encode_notification("notifications/message", params.encode())
+
+
+def _told(missing: int) -> bytes:
+    """Return an event without an id that says so."""
+    return b"event: message\ndata: %b\n\n" % missing_note(missing)
 
 
 class Streams:
@@ -416,3 +449,24 @@ class Streams:
             if stream is not None and stream.can_resume(int(event)):
                 return stream, int(event)
         raise StreamNotKept("the stream of this Last-Event-ID is no longer kept")
+
+
+class Replies(Protocol):
+    """Where the streams of POSTs come from."""
+
+    def open_reply(self, *, expected: bool) -> EventStream:
+        """Return a new stream for the answer to a POST; `expected`: its reader is there."""
+        ...
+
+    def ended(self, stream: EventStream) -> None:
+        """A POST's stream has ended."""
+        ...
+
+
+class Unkept:
+    """Streams that nobody can come back to: 2026-07-28 has no resumption. `Replies`."""
+
+    def open_reply(self, *, expected: bool) -> EventStream:
+        return EventStream(1, expected=expected, numbered=False)
+
+    def ended(self, stream: EventStream) -> None: ...

@@ -2,6 +2,9 @@
 
 import pytest
 
+from sessionproxy.core.exchange import Outcome
+from sessionproxy.core.session import Session
+from sessionproxy.errors import BackendBusy
 from sessionproxy.wire import HANDSHAKE_VERSIONS
 from tests.rig.embedded import embedded, until
 from tests.rig.http import PATIENCE, Json, calling, connect, notification, request
@@ -38,6 +41,26 @@ async def test_the_backend_gets_the_messages_of_a_batch_one_by_one_and_in_order(
     assert [message["method"] for message in seen if message["method"] != "tools/list"] == [
         "x/one", "x/two",
     ]  # fmt: skip
+
+
+async def test_a_batch_that_is_sent_again_for_want_of_room_is_passed_on_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DESIGN 5.3: nothing of it went on before the answer that the backend could not take."""
+    answered, tries = Session.answer, iter([False, True])
+
+    def full_at_first(session: Session, client_id: bytes, outcome: Outcome) -> bool:
+        if not next(tries):
+            raise BackendBusy("no room")
+        return answered(session, client_id, outcome)
+
+    monkeypatch.setattr(Session, "answer", full_at_first)
+    batch: list[Json] = [notification("x/once"), {"jsonrpc": "2.0", "id": 9, "result": {}}]
+    async with embedded() as proxy, connect(proxy.url, version=BATCHING) as client:
+        assert (await client.post(batch)).status_code == 503
+        assert (await client.post(batch)).status_code == 202
+        seen = (await client.do({"tells": "seen"}))["seen"]
+    assert [message["method"] for message in seen].count("x/once") == 1
 
 
 async def test_a_batch_without_requests_gets_202() -> None:

@@ -6,7 +6,7 @@ The other tests of this room go both ways; these are about heads, bodies and con
 
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -27,9 +27,9 @@ from tests.rig.http import PATIENCE, Client, Json, calling, connect, notificatio
 class Wire:
     """One connection, with the head of one client."""
 
-    def __init__(self, stream: SocketStream, proxy: Embedded, client: Client) -> None:
+    def __init__(self, stream: SocketStream, proxy: Embedded, headers: Mapping[str, str]) -> None:
         self.stream = stream
-        self._lines = [f"{name}: {value}" for name, value in client.headers.items()]
+        self._lines = [f"{name}: {value}" for name, value in headers.items()]
         self._lines.insert(0, f"host: 127.0.0.1:{proxy.port}")
         self._buffer = b""
 
@@ -76,7 +76,7 @@ class Wire:
 async def wired(proxy: Embedded, client: Client) -> AsyncGenerator[Wire]:
     """A connection whose head is known: the next request with it can go the short way."""
     async with await anyio.connect_tcp("127.0.0.1", proxy.port) as stream:
-        wire = Wire(stream, proxy, client)
+        wire = Wire(stream, proxy, client.headers)
         await wire.send(wire.message(call("first")))
         assert await wire.echoed() == "first"
         yield wire
@@ -213,7 +213,7 @@ async def test_sessions_on_one_connection_are_kept_apart() -> None:
     async with embedded() as proxy, connect(proxy.url) as one, connect(proxy.url) as two:
         nonces = [(await client.do())["nonce"] for client in (one, two)]
         async with wired(proxy, one) as wire:
-            heads = [Wire(wire.stream, proxy, client) for client in (one, two)]
+            heads = [Wire(wire.stream, proxy, client.headers) for client in (one, two)]
             for n in range(20):
                 await wire.stream.send(heads[n % 2].message(call(n)))
                 status, body = await wire.answer()

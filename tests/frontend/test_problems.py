@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from sessionproxy import errors
+from sessionproxy.core.caller import UNHEARD
+from sessionproxy.core.exchange import Exchange, Outcome
 from sessionproxy.errors import ProxyError
-from sessionproxy.frontend.problems import ANSWERS, http_problem
+from sessionproxy.frontend.problems import ANSWERS, http_problem, modern_answer
 
 
 def leaves(kind: type[ProxyError]) -> Iterator[type[ProxyError]]:
@@ -53,3 +55,12 @@ def test_a_missing_session_is_told_without_what_was_asked_for() -> None:
     """DESIGN 5.8: one answer, whatever the log says."""
     bodies = {http_problem(errors.SessionNotFound(text)).body for text in ("a", "b", "")}
     assert len(bodies) == 1
+
+
+def test_an_error_nested_too_deep_to_look_into_is_passed_on() -> None:
+    """FAULTS F11, I3: `decode` reads deeper, where the stack is lower; a modern client waits."""
+    exchange = Exchange("tools/call", None, client_id=b"7", sink=UNHEARD)
+    deep = b'{"code":-32602,"message":"","data":' + b"[" * 2000 + b"]" * 2000 + b"}"
+    answer, status = modern_answer(exchange, Outcome(error=deep), expose_stderr=False)
+    assert answer == b'{"jsonrpc":"2.0","id":7,"error":%b}' % deep
+    assert status == 200

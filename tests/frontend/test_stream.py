@@ -4,6 +4,7 @@ import gc
 import re
 from collections.abc import Callable
 
+import anyio
 import pytest
 
 from sessionproxy.core.exchange import Ask, Outbound, Outcome
@@ -96,6 +97,27 @@ async def test_a_huge_message_makes_room_for_no_second_one(
     for n in range(5):
         stream.put(kind(n, 2 * KEPT_BYTES))
         assert stream.size < 2 * KEPT_BYTES + 100 * (EVENT_BYTES + 200)
+
+
+async def test_a_stream_without_numbers_ends_with_a_reader_that_does_not_read() -> None:
+    """FAULTS F29 and F30, in the modern era: nothing of it stays, and it is told soon."""
+    stream = EventStream(0, expected=True, numbered=False)
+    ticket = stream.attach()
+    cut, answers = anyio.Event(), list[Outcome]()
+    stream.on_cut = cut.set
+    stream.put(note(1)._replace(ask=Ask("roots/list", None, answers.append)))
+    put = 1
+    while not stream.ended:
+        stream.put(note(1, LARGE))
+        put += 1
+    assert not cut.is_set()  # the message that was one too many is still on its way
+    assert (stream.size, stream.dropped, len(answers)) == (0, put, 1)
+    assert stream.over(ticket)
+    stream.put(note(1))
+    assert stream.size == 0
+    assert numbers(taken(stream, stream.attach())) == []
+    with anyio.fail_after(5):
+        await cut.wait()
 
 
 async def test_a_reader_takes_no_more_at_once_than_may_be_left_in_its_connection() -> None:
