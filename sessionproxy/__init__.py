@@ -1,9 +1,9 @@
 """Puts stateful MCP servers behind HTTP for many users: a backend of its own for every session."""
 
+from .app import ProxyApp, http_app
 from .config import ConfigError
 from .core.context import current_exchange
 from .core.exchange import Exchange, Forwarded, Hook
-from .serve import ProxyApp, http_app
 
 __all__ = [
     "ConfigError",

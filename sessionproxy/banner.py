@@ -14,9 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from . import __version__
-from .config import Settings
+from .backends import shown
+from .config import Affinity, HandleUse, Mode, Settings, Switch
+from .http import is_loopback
+from .plan import knows_users
 
 Row = tuple[str, str]
+
+BEARER: Final = "Bearer TOKEN"
+"""What a user puts the own token into."""
 
 COPIED: Final = frozenset({"Claude Code", "mcp.json"})
 """Rows that a person copies."""
@@ -48,19 +54,46 @@ def _rows(
     settings: Settings, command: Sequence[str], *, url: str, containment: str
 ) -> Iterator[Row]:
     yield "endpoint", url
-    yield (
-        "backend",
-        shlex.join(command) or "the demo server (python -m sessionproxy.demo)",
-    )
-    yield "Claude Code", f"claude mcp add --transport http sessionproxy {url}"
-    yield "mcp.json", json.dumps({"mcpServers": {"sessionproxy": {"type": "http", "url": url}}})
+    yield "backend", _backend(settings, command)
+    server: dict[str, object] = {"type": "http", "url": url}
+    header = ""
+    if settings.token_file:
+        header = f' --header "Authorization: {BEARER}"'
+        server["headers"] = {"Authorization": BEARER}
+    yield "Claude Code", f"claude mcp add --transport http sessionproxy {url}{header}"
+    yield "mcp.json", json.dumps({"mcpServers": {"sessionproxy": server}})
     yield "sessions", _sessions(settings)
-    yield "containment", containment
+    yield "conversations", _conversations(settings)
+    if settings.url is None:
+        yield "containment", containment
     if settings.insecure:
         yield "INSECURE", "anybody who can reach this address is served; nobody is authenticated"
 
 
+def _backend(settings: Settings, command: Sequence[str]) -> str:
+    if settings.url is not None:
+        return shown(settings.url)
+    return shlex.join(command) or "the demo server (python -m sessionproxy.demo)"
+
+
+def _conversations(settings: Settings) -> str:
+    """Say how clients of 2026-07-28, which have no sessions, are told apart."""
+    if settings.affinity is Affinity.PRINCIPAL:
+        return "one for each user"
+    if settings.handles is not HandleUse.OFF:
+        return "clients of 2026-07-28 name theirs in the session argument of a tool"
+    if settings.key_cookie is Switch.ON:
+        return "clients of 2026-07-28 have one each, by cookie"
+    named = f"that do not name theirs ({settings.path}/s/NAME)"
+    known = knows_users(settings, local=is_loopback(settings.host))
+    if settings.default_session is Switch.OFF or not known:
+        return f"clients of 2026-07-28 {named} are refused"
+    return f"clients of 2026-07-28 {named} share the default one of their user"
+
+
 def _sessions(settings: Settings) -> str:
     idle = f"a backend idle for {settings.idle:g} s stops" if settings.idle else "no idle limit"
+    if settings.mode is Mode.SHARED:
+        return f"all share one backend, which stops {settings.shared_linger:g} s after the last"
     warm = f", {settings.warm} warm" if settings.warm else ""
     return f"at most {settings.max_sessions} backends{warm}; {idle}"

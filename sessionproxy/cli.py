@@ -7,9 +7,10 @@ status 2.
 import inspect
 import os
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Final, NoReturn
+from types import MappingProxyType
+from typing import Annotated, Final, NoReturn, cast
 
 import anyio
 import msgspec
@@ -17,9 +18,12 @@ import typer
 from rich.console import Console
 
 from . import __version__, banner, doctor, logs
+from .app import ProxyApp
 from .config import (
     ENV_PREFIX,
+    LINES,
     REPEATED,
+    Affinity,
     ConfigError,
     Settings,
     description_of,
@@ -27,18 +31,35 @@ from .config import (
     settings_from,
     variable_of,
 )
-from .serve import ProxyApp, serve
+from .serve import serve
+from .serve_stdio import serve_stdio
 
 GROUPS: Final = {
     "host": "Where it listens",
+    "token_file": "Who may connect",
     "idle": "How long a session lives",
+    "mode": "Which session a request belongs to",
     "max_sessions": "How many",
     "start_timeout": "How long things may take",
     "max_body": "How large",
+    "url": "A backend elsewhere",
     "env": "What the backend gets",
     "log_level": "What is written",
 }
 """The first option of each group in the help."""
+
+NOT_STDIO: Final = frozenset(
+    {
+        *("host", "port", "path", "sse", "allow_host", "allow_origin", "tls_cert", "tls_key"),
+        *("token_file", "insecure", "linger", "affinity", "key_header", "key_meta", "key_cookie"),
+        *("handles", "default_session", "catalogue_public", "max_sessions_per_owner"),
+        *("max_connections", "keepalive", "forward_authorization"),
+    }
+)
+"""Settings that mean nothing to a process with one client, on its own pipes."""
+
+STDIO_DEFAULTS: Final[Mapping[str, object]] = {"idle": 0.0}
+"""The one client ends its backend when it ends; to stop it earlier would lose state for nothing."""
 
 UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 """What typer raises for wrong use: its copy of click, or click itself, has the class."""
@@ -59,12 +80,17 @@ EXAMPLES: Final = """
   At most ten, two of them started in advance, each in a directory of its own:
   sessionproxy run --max-sessions 10 --warm 2 --cwd {session.dir} -- my-server --stdio
 
+  A server elsewhere, with a credential of ours:
+  sessionproxy run --url https://mcp.example.com/mcp --header "Authorization=Bearer ..."
+
   Something to try, without installing anything:
   sessionproxy run
 """
 
 
-def _parameters(command_help: str) -> list[inspect.Parameter]:
+def _parameters(
+    command_help: str, without: Collection[str], defaults: Mapping[str, object]
+) -> list[inspect.Parameter]:
     """Return a parameter for the context, for COMMAND, and one for every setting."""
     argument = typer.Argument(metavar="COMMAND ARG...", help=command_help, show_default=False)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -81,6 +107,8 @@ def _parameters(command_help: str) -> list[inspect.Parameter]:
     group = ""
     for field in msgspec.structs.fields(Settings):
         group = GROUPS.get(field.name, group)
+        if field.name in without:
+            continue
         option = typer.Option(
             *_spellings(field.name),
             envvar=variable_of(field.name),
@@ -88,7 +116,8 @@ def _parameters(command_help: str) -> list[inspect.Parameter]:
             rich_help_panel=group,
             show_envvar=False,
         )
-        default = list[str]() if field.name in REPEATED else field.default
+        default = defaults.get(field.name, field.default)
+        default = list(cast("tuple[str, ...]", default)) if field.name in REPEATED else default
         annotation = Annotated[_kind(field.name, default), option]
         parameters.append(
             inspect.Parameter(field.name, keyword, default=default, annotation=annotation)
@@ -108,16 +137,26 @@ def _kind(setting: str, default: object) -> object:
         return list[str]
     if setting == "expose_stderr":
         return bool | None
+    if setting == "affinity":
+        return Affinity | None
     if default is None:
         return str | None
     return type(default)
 
 
-def _with_settings(command_help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a function that takes a command and settings by name an option for each."""
+def _with_settings(
+    command_help: str,
+    *,
+    without: Collection[str] = (),
+    defaults: Mapping[str, object] = MappingProxyType({}),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a function that takes a command and settings by name an option for each.
+
+    `without`: settings that it does not take. `defaults`: of its own.
+    """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        parameters = _parameters(command_help)
+        parameters = _parameters(command_help, without, defaults)
         function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         function.__annotations__ = {p.name: p.annotation for p in parameters}
         return function
@@ -133,12 +172,12 @@ def _with_settings(command_help: str) -> Callable[[Callable[..., None]], Callabl
 )
 @_with_settings("What starts one backend: a stdio MCP server. Left out: the demo server.")
 def run(context: typer.Context, command: Sequence[str] | None = None, **values: object) -> None:
-    """Serve a stdio MCP server over HTTP: a backend of its own for every session.
+    """Serve an MCP server over HTTP: a backend of its own for every session.
 
     Every option can also be set in the environment: --max-sessions as SESSIONPROXY_MAX_SESSIONS.
     """
     with _naming_variables(context):
-        _run(settings_from(values), tuple(command or ()))
+        _run(settings_from(_read(context, values)), tuple(command or ()))
 
 
 def _run(settings: Settings, argv: Sequence[str]) -> None:
@@ -151,6 +190,32 @@ def _run(settings: Settings, argv: Sequence[str]) -> None:
     serve(settings, argv, on_ready=ready)
 
 
+STDIO_EXAMPLES: Final = """
+[bold]Example[/bold], as a desktop client has it in its configuration:
+
+  {"mcpServers": {"browser": {"command": "sessionproxy",
+    "args": ["stdio", "--", "npx", "-y", "@playwright/mcp"]}}}
+"""
+
+
+@app.command("stdio", epilog=STDIO_EXAMPLES, context_settings={"allow_interspersed_args": False})
+@_with_settings(
+    "What starts the backend: a stdio MCP server. Left out: the demo server.",
+    without=NOT_STDIO,
+    defaults=STDIO_DEFAULTS,
+)
+def stdio(context: typer.Context, command: Sequence[str] | None = None, **values: object) -> None:
+    """Serve one client on stdin and stdout: for desktop clients that start their servers.
+
+    It speaks both eras, whatever the backend speaks. The process ends when stdin does, and leaves
+    nothing running. The log goes to stderr.
+    """
+    with _naming_variables(context):
+        settings = settings_from(_read(context, values))
+        logs.set_up(level=settings.log_level.value, as_json=settings.log_json)
+        raise typer.Exit(serve_stdio(settings, tuple(command or ())))
+
+
 @app.command("doctor", context_settings={"allow_interspersed_args": False})
 @_with_settings("A backend to try: a stdio MCP server. Left out: only the machine is checked.")
 def check(context: typer.Context, command: Sequence[str] | None = None, **values: object) -> None:
@@ -159,7 +224,7 @@ def check(context: typer.Context, command: Sequence[str] | None = None, **values
     Ends with status 1 where something is wrong.
     """
     with _naming_variables(context):
-        settings = settings_from(values)
+        settings = settings_from(_read(context, values))
         logs.set_up(level="warning", as_json=settings.log_json)
         if not anyio.run(_report, settings, tuple(command or ())):
             raise typer.Exit(1)
@@ -177,7 +242,7 @@ async def _report(settings: Settings, argv: Sequence[str]) -> bool:
     for finding in doctor.machine():
         tell(finding)
         well = well and finding.good is not False
-    if argv:
+    if argv or settings.url is not None:
         async for finding in doctor.backend(settings, argv):
             tell(finding)
             well = well and finding.good is not False
@@ -221,6 +286,16 @@ def _naming_variables(context: typer.Context) -> Generator[None]:
         if not _from_variable(context, setting):
             raise
         raise ConfigError(variable_of(setting) + str(error).removeprefix(flag)) from None
+
+
+def _read(context: typer.Context, values: dict[str, object]) -> dict[str, object]:
+    """Return the values; those that may have spaces as their variables' lines."""
+    read = dict(values)
+    for name in LINES & values.keys():
+        if _from_variable(context, name):
+            lines = os.environ[variable_of(name)].splitlines()
+            read[name] = [line for line in lines if line.strip()]
+    return read
 
 
 def _from_variable(context: typer.Context, setting: str) -> bool:

@@ -23,6 +23,48 @@ class ConfigError(Exception):
     """
 
 
+class Affinity(enum.Enum):
+    """What tells the conversations of one owner apart."""
+
+    SESSION = "session"
+    CONVERSATION = "conversation"
+    PRINCIPAL = "principal"
+
+
+class HandleUse(enum.Enum):
+    """Whether tools have an argument that names the conversation."""
+
+    OFF = "off"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class Mode(enum.Enum):
+    """Who has a backend."""
+
+    SESSION = "session"
+    SHARED = "shared"
+
+
+class Switch(enum.Enum):
+    ON = "on"
+    OFF = "off"
+
+
+OUR_META_KEY: Final = "io.sessionproxy/conversation"
+"""The name in `_meta` that says which conversation of the proxy's is meant, and nothing else."""
+
+KNOWN_META_KEYS: Final = (
+    OUR_META_KEY,
+    "vscode.conversationId",
+    "openai/session",
+    "ai.opencode/sessionID",
+    "antigravity.google/conversation_id",
+    "threadId",
+)
+"""Names in `_meta` under which clients are known to send the id of their conversation."""
+
+
 class Rung(enum.Enum):
     """Of the containment ladder, from the lowest; AUTO is the highest that there is."""
 
@@ -31,6 +73,14 @@ class Rung(enum.Enum):
     GUARDIAN = "guardian"
     PID_NAMESPACE = "pid-namespace"
     CGROUP = "cgroup"
+
+
+class Carrier(enum.Enum):
+    """How a backend elsewhere is spoken to; AUTO finds out."""
+
+    AUTO = "auto"
+    HTTP = "http"
+    SSE = "sse"
 
 
 class LogLevel(enum.Enum):
@@ -59,6 +109,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     path: Annotated[str, Meta(pattern="^/.*[^/]$", description="Path of the MCP endpoint.")] = (
         "/mcp"
     )
+    sse: Annotated[
+        Switch,
+        Meta(
+            description="Serve clients of the old HTTP+SSE transport too, at /sse and /messages "
+            "beside the MCP endpoint."
+        ),
+    ] = Switch.ON
     allow_host: Annotated[
         tuple[str, ...],
         Meta(description="Host header to answer besides the loopback names: NAME or NAME:PORT."),
@@ -69,6 +126,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Origin of web pages to answer besides those on loopback: SCHEME://HOST[:PORT]."
         ),
     ] = ()
+    tls_cert: Annotated[
+        str | None, Meta(description="PEM file with the certificate chain to serve HTTPS with.")
+    ] = None
+    tls_key: Annotated[str | None, Meta(description="PEM file with the certificate's key.")] = None
+
+    # Who may connect
+    token_file: Annotated[
+        str | None,
+        Meta(
+            description="File with the users and their bearer tokens: NAME SHA256HEX on each "
+            "line. Reread on SIGHUP."
+        ),
+    ] = None
     insecure: Annotated[
         bool,
         Meta(description="Serve beyond loopback although nobody is authenticated."),
@@ -85,6 +155,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=0,
             description="Seconds after which the backend of a client that closed its stream and "
             "sent nothing more stops; 0: never.",
+        ),
+    ] = 60.0
+    shared_linger: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds for which the one backend of --mode shared is kept when no "
+            "session needs it; 0: it stops at once.",
         ),
     ] = 60.0
     max_age: Annotated[
@@ -105,10 +183,68 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = OnLoss.TELL
 
+    # Which session a request belongs to
+    mode: Annotated[
+        Mode,
+        Meta(
+            description="A backend for each session (session), or one for all (shared), which is "
+            "for servers that keep no state."
+        ),
+    ] = Mode.SESSION
+    affinity: Annotated[
+        Affinity | None,
+        Meta(
+            description="What has a backend of its own: each session of the protocol's (session), "
+            "each conversation that a client names (conversation), or each user (principal). "
+            "Default: session for clients that have sessions, conversation for those of 2026-07-28."
+        ),
+    ] = None
+    key_header: Annotated[
+        str | None, Meta(description="Request header that names the conversation.")
+    ] = None
+    key_meta: Annotated[
+        tuple[str, ...],
+        Meta(description="Members of `_meta` that name the conversation, the first one first."),
+    ] = KNOWN_META_KEYS
+    key_cookie: Annotated[
+        Switch,
+        Meta(
+            description="Give clients that name no conversation a cookie for one of their own; "
+            "needs HTTPS."
+        ),
+    ] = Switch.OFF
+    handles: Annotated[
+        HandleUse,
+        Meta(
+            description="Show each tool to clients of 2026-07-28 with one more argument, which "
+            "names the conversation."
+        ),
+    ] = HandleUse.OFF
+    default_session: Annotated[
+        Switch,
+        Meta(description="One conversation for all requests of a user that name none."),
+    ] = Switch.ON
+    catalogue_ttl: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds for which what the backend offers is kept for clients of "
+            "2026-07-28.",
+        ),
+    ] = 300.0
+    catalogue_public: Annotated[
+        bool, Meta(description="Let caches share what the backend offers between users.")
+    ] = False
+
     # How many
     max_sessions: Annotated[int, Meta(ge=1, description="Backends that run at once.")] = 64
     max_sessions_per_owner: Annotated[
-        int, Meta(ge=0, description="Backends that run at once for one owner; 0: no such limit.")
+        int,
+        Meta(
+            ge=0,
+            description="Backends that run at once for one owner; 0: three quarters of "
+            "--max-sessions where --token-file tells users apart, else no such limit.",
+        ),
     ] = 0
     max_connections: Annotated[
         int,
@@ -154,6 +290,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_line: Annotated[
         int, Meta(ge=1024, description="Bytes of one message of a backend that are accepted.")
     ] = 64 * 1024 * 1024
+
+    # A backend elsewhere
+    url: Annotated[
+        str | None,
+        Meta(description="URL of an MCP server to put sessions in front of, instead of COMMAND."),
+    ] = None
+    transport: Annotated[
+        Carrier,
+        Meta(
+            description="What that server speaks: Streamable HTTP (http), the older HTTP with SSE "
+            "(sse), or whichever is found (auto)."
+        ),
+    ] = Carrier.AUTO
+    header: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="NAME=VALUE to send to that server with every request; not shown. In the "
+            "environment one on each line."
+        ),
+    ] = ()
+    upstream_ca: Annotated[
+        str | None,
+        Meta(description="PEM file of certificates to trust for that server besides the usual."),
+    ] = None
+    forward_authorization: Annotated[
+        bool,
+        Meta(description="Send that server the Authorization header of each client's request."),
+    ] = False
 
     # What the backend gets
     env: Annotated[
@@ -213,9 +377,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Backends that start at once, the default worked out."""
         return self.starts_at_once or 2 * (os.cpu_count() or 1)
 
+    @property
+    def sessions_of_one_owner(self) -> int | None:
+        """Backends that run at once for one owner, the default worked out: where there are several,
+        some places are left for others. None: no such limit."""
+        if self.max_sessions_per_owner:
+            return self.max_sessions_per_owner
+        return self.max_sessions - self.max_sessions // 4 if self.token_file else None
 
-REPEATED: Final = frozenset({"allow_host", "allow_origin", "env", "pass_env"})
+
+REPEATED: Final = frozenset({"allow_host", "allow_origin", "env", "header", "key_meta", "pass_env"})
 """Settings that take several values: repeated flags, or separated by spaces in the environment."""
+
+LINES: Final = frozenset({"header"})
+"""Those of them whose values may have spaces: separated by line ends in the environment."""
 
 
 def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Settings:

@@ -15,13 +15,14 @@ from typing import Final
 import anyio
 import msgspec
 
+from .app import ROUTE, ProxyApp
 from .backends import RUNGS, available, chosen
 from .config import ConfigError, Settings
-from .core.exchange import Ask, Exchange, Outbound, Outcome
+from .core.caller import Nobody, ask
+from .core.exchange import Outcome
+from .core.memory import Opening
 from .core.ports import Identity
-from .core.relay import INTERNAL_ERROR
-from .errors import BackendStartFailed, Exit, ProxyError
-from .serve import DEMO, ROUTE, ProxyApp
+from .errors import BackendStartFailed, ProxyError
 from .wire import HANDSHAKE_VERSIONS, Bytes, members
 
 Request = Callable[[str, bytes], Awaitable[Bytes]]
@@ -58,41 +59,12 @@ def machine() -> Iterator[Finding]:
         yield Finding(module, "present" if found else "missing: every call costs more", found)
 
 
-class _Waiter:
-    """Waits for one answer; a doctor has no client to ask."""
-
-    def __init__(self) -> None:
-        self.attached = True
-        self.answered = anyio.Event()
-
-    def message(self, message: Outbound) -> None: ...
-
-    def settled(self, exchange: Exchange) -> None:
-        self.answered.set()
-
-
-class _NoClient:
-    """An `Upstream` without a client behind it: it declines what the backend asks."""
-
-    def ask(self, ask: Ask, exchange: Exchange | None) -> None:
-        error = {"code": INTERNAL_ERROR, "message": "no client is connected"}
-        ask.answer(Outcome(error=msgspec.json.encode(error)))
-
-    def withdraw(self, ask: Ask, params: Bytes | None) -> None: ...
-
-    def notification(
-        self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
-    ) -> None: ...
-
-    def ended(self, how: Exit) -> None: ...
-
-
 async def backend(settings: Settings, command: Sequence[str]) -> AsyncGenerator[Finding]:
     """Start a backend, shake hands, list its tools, stop it; yield each with its time.
 
     Raises: ConfigError: it cannot be tried at all.
     """
-    app = ProxyApp(settings, command or DEMO, local=True)
+    app = ProxyApp(settings, command, local=True)
     async with app.lifespan():
         clock = anyio.current_time
         began = clock()
@@ -119,28 +91,26 @@ async def backend(settings: Settings, command: Sequence[str]) -> AsyncGenerator[
 @asynccontextmanager
 async def _launched(app: ProxyApp) -> AsyncGenerator[Request]:
     identity = Identity(ROUTE, "doctor", "doctor")
-    async with app.running.launcher.launch(identity, "doctor", _NoClient()) as relay:
+    opening = Opening(_initialize_params())
+    async with app.running.launcher.launch(identity, "doctor", Nobody(), opening) as backend:
 
         async def request(method: str, params: bytes) -> Bytes:
-            waiter = _Waiter()
-            exchange = Exchange(method, params, client_id=b"0", sink=waiter)
-            relay.request(exchange)
+            outcome = None
             with anyio.move_on_after(app.settings.start_timeout):
-                await waiter.answered.wait()
-            return _result(exchange)
+                outcome = await ask(backend, method, params)
+            return _result(method, outcome)
 
         yield request
 
 
-def _result(exchange: Exchange) -> Bytes:
-    outcome = exchange.outcome
+def _result(method: str, outcome: Outcome | None) -> Bytes:
     if outcome is None:
-        raise BackendStartFailed(f"no answer to {exchange.method}")
+        raise BackendStartFailed(f"no answer to {method}")
     if outcome.failure is not None:
         how = getattr(outcome.failure, "exit", None)
-        raise BackendStartFailed(f"{exchange.method}: {outcome.failure}", how)
+        raise BackendStartFailed(f"{method}: {outcome.failure}", how)
     if outcome.result is None:
-        raise BackendStartFailed(f"{exchange.method}: {bytes(outcome.error or b'').decode()}")
+        raise BackendStartFailed(f"{method}: {bytes(outcome.error or b'').decode()}")
     return outcome.result
 
 

@@ -11,9 +11,12 @@ import msgspec
 import pytest
 
 from sessionproxy import __version__
+from sessionproxy.cli import NOT_STDIO, STDIO_DEFAULTS
 from sessionproxy.config import Settings, flag_of
 from tests.rig.embedded import PYTHON, SCRIPTED, scripted, until
 from tests.rig.http import Client, connect, http
+from tests.rig.modern import Modern
+from tests.rig.piped import process
 from tests.rig.proxy import DEMO, ROOT, proxy
 
 
@@ -63,10 +66,26 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", *says: str) -> Non
         (["run", "--", "cat", "{session.id}"], ["{session.id}", "{session.dir}"]),
         (["run", "--host", "0.0.0.0"], ["--host", "0.0.0.0", "--insecure"]),
         (["run", "--host", "::"], ["--host", "--insecure"]),
+        (["run", "--token-file", "/no/such"], ["--token-file /no/such", "No such file"]),
+        (["run", "--insecure", "--token-file", "/dev/null"], ["--insecure", "--token-file"]),
+        (["run", "--tls-cert", "/no/such"], ["--tls-key", "--tls-cert needs it"]),
+        (["run", "--tls-key", "/no/such"], ["--tls-cert", "--tls-key needs it"]),
+        (["run", "--tls-cert", "/no", "--tls-key", "/no"], ["--tls-cert /no", "No such file"]),
+        (
+            ["run", "--host", "0.0.0.0", "--insecure", "--key-cookie", "on"],
+            ["--key-cookie", "HTTPS", "--tls-cert", "loopback"],
+        ),
+        (["run", "--handles", "maybe"], ["--handles", "off", "optional", "required"]),
+        (["run", "--handles", "optional", "--affinity", "principal"], ["--handles", "principal"]),
         (["run", "--host", "no.such.host.invalid", "--insecure"], ["--host", "no.such.host"]),
         (["run", "--state-dir", "/dev/null", "--port", "0"], ["--state-dir", "/dev/null"]),
         (["no-such"], ["no-such"]),
         (["doctor", "--idle", "soon"], ["--idle"]),
+        (["run", "--sse", "perhaps"], ["--sse", "on", "off"]),
+        (["stdio", "--idle", "soon"], ["--idle", "number"]),
+        (["stdio", "--port", "8080"], ["--port"]),
+        (["stdio", "--", "no-such-command", "x"], ["COMMAND", "no-such-command"]),
+        (["stdio", "--state-dir", "/dev/null"], ["--state-dir", "/dev/null"]),
     ],
     ids=lambda value: " ".join(value),
 )  # fmt: skip
@@ -135,11 +154,21 @@ def test_help_lists_every_setting() -> None:
     assert "Examples" in text
 
 
+def test_a_process_with_one_client_has_the_settings_that_mean_something_to_it() -> None:
+    """Our choice: what is about HTTP, or tells clients apart, is no option of `stdio`."""
+    assert NOT_STDIO <= {field.name for field in msgspec.structs.fields(Settings)}
+    text = cli("stdio", "--help").stdout
+    for field in msgspec.structs.fields(Settings):
+        assert (f" {flag_of(field.name)} " in text) is (field.name not in NOT_STDIO)
+    assert "mcpServers" in text
+
+
 def test_alone_it_shows_what_there_is() -> None:
     """A first look costs nothing."""
     done = cli()
     assert done.returncode == 0
     assert "run" in done.stdout
+    assert "stdio" in done.stdout
     assert "doctor" in done.stdout
 
 
@@ -198,6 +227,20 @@ async def test_without_a_command_it_serves_the_demo() -> None:
     """Something to try, without installing anything."""
     async with proxy() as process, connect(process.url) as client:
         assert client.opened["result"]["serverInfo"]["name"] == "sessionproxy-demo"
+
+
+async def test_a_process_with_one_client_says_nothing_but_its_answers() -> None:
+    """No banner: stdout is for messages alone; the log goes to stderr. Idle or not, its backend
+    lives as long as its client, unless told otherwise."""
+    async with process(SCRIPTED, "--log-json") as client:
+        await client.initialize()
+        await client.do()
+        client.close_stdin()
+        assert await client.rest() == []
+        assert await client.wait() == 0
+    lines = [json.loads(line) for line in client.log.splitlines()]
+    assert any("disconnected" in line["message"] for line in lines)
+    assert STDIO_DEFAULTS["idle"] == 0
 
 
 async def test_the_log_tells_of_sessions_without_their_ids() -> None:
@@ -282,3 +325,14 @@ def test_doctor_tells_what_is_wrong_with_a_backend(
     assert says in done.stdout
     assert "Traceback" not in done.stderr
     assert list((tmp_path / "s" / "run").iterdir()) == []
+
+
+async def test_the_ids_that_clients_send_in_meta_count_unless_others_are_named() -> None:
+    """DESIGN 6: the allow-list is the default of an option, and the option replaces it."""
+    for options, apart in (((), True), (("--key-meta", "x"), False)):
+        async with proxy(SCRIPTED, *options) as process, http() as pool:
+            client = Modern(pool, process.url)
+            found = [
+                (await client.call(meta={"threadId": name}))["structuredContent"] for name in "ab"
+            ]
+            assert (found[0]["nonce"] != found[1]["nonce"]) is apart

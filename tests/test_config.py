@@ -39,6 +39,16 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert not settings.insecure
 
 
+def test_one_owner_of_several_leaves_places_for_the_others() -> None:
+    """DESIGN 5.3 and 7; our choice of the share."""
+    assert Settings().sessions_of_one_owner is None
+    assert Settings(token_file="tokens").sessions_of_one_owner == 48
+    of_few = [Settings(token_file="t", max_sessions=n).sessions_of_one_owner for n in (1, 2, 4)]
+    assert of_few == [1, 2, 3]
+    assert Settings(token_file="tokens", max_sessions_per_owner=64).sessions_of_one_owner == 64
+    assert Settings(max_sessions_per_owner=3).sessions_of_one_owner == 3
+
+
 def test_values_may_be_written_as_text() -> None:
     """As the environment has them."""
     settings = settings_from(
@@ -80,7 +90,7 @@ def test_a_setting_that_does_not_exist_is_named() -> None:
 
 def test_settings_of_several_values_are_those_that_are_tuples() -> None:
     """`REPEATED`: repeated flags."""
-    assert {name for name in NAMES if getattr(Settings(), name) == ()} == REPEATED
+    assert {name for name in NAMES if isinstance(getattr(Settings(), name), tuple)} == REPEATED
 
 
 def test_starts_at_once_default_to_twice_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

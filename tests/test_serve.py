@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
+from sessionproxy.app import ProxyApp, http_app
 from sessionproxy.config import ConfigError
 from sessionproxy.core.exchange import Forwarded
-from sessionproxy.serve import ProxyApp, http_app
 from tests.rig.embedded import SCRIPTED, gone, lives, processes_of, scripted, served, until
 from tests.rig.http import PATIENCE, Client, calling, connect, http, request
 from tests.rig.proxy import PYTHON, ROOT, Proxy, proxy, start

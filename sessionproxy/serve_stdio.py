@@ -1,0 +1,88 @@
+"""Serves one client on stdin and stdout: `sessionproxy stdio`.
+
+The process is the client's: it ends with it, and the backend with the process. Neighbours: `serve`
+puts the pieces together; `cli` calls this.
+"""
+
+import logging
+import signal
+from collections.abc import AsyncIterator
+
+import anyio
+
+from .app import ProxyApp, Running
+from .config import ConfigError, Settings
+from .core.state import EndReason
+from .frontend.pipes import Pipes, claimed
+from .frontend.stdio import Stdio
+from .plan import Fronted
+
+logger = logging.getLogger(__name__)
+
+
+def serve_stdio(settings: Settings, command: Fronted) -> int:
+    """Serve until stdin ends, or a signal says to stop; then no backend is left.
+
+    Returns the exit status: 1 where neither of the two was why it ended.
+
+    Raises: ConfigError: nothing was started.
+    """
+    app = ProxyApp(settings, command, local=True, own_process=True)
+    with claimed() as pipes:
+        return anyio.run(_serve, app, pipes, backend_options={"use_uvloop": True})
+
+
+async def _serve(app: ProxyApp, pipes: Pipes) -> int:
+    refused: ConfigError | None = None
+    status = 1
+    try:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            # Outside of the lifespan: a signal while it ends must not kill us half-way.
+            async with anyio.create_task_group() as heeding:
+                async with app.lifespan(), app.watchdog.running():
+                    over = anyio.Event()
+                    heeding.start_soon(_heed, app.running, signals, over)
+                    status = await _until_over(app, app.running.stdio(pipes), over)
+                    over.set()
+                    app.running.manager.end_all(EndReason.DISCONNECTED)
+                heeding.cancel_scope.cancel()
+    except* ConfigError as group:  # what is wrong is one thing, and no fault of a task's
+        refused = next(error for error in group.exceptions if isinstance(error, ConfigError))
+    if refused is not None:
+        raise refused
+    return status
+
+
+async def _until_over(app: ProxyApp, client: Stdio, over: anyio.Event) -> int:
+    """Serve until the client has gone, its session is over, or `over` is set; return the status."""
+    left = False
+
+    async def drain() -> None:
+        await over.wait()
+        logger.info("draining for up to %g s", app.settings.drain_timeout)
+        app.running.listeners.end_all()
+        if not await app.running.manager.drain(app.settings.drain_timeout):
+            logger.warning("requests in flight were cut off")
+        await client.finish()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(drain)
+        left = await client.run()
+        tasks.cancel_scope.cancel()
+    return 0 if left or over.is_set() else 1
+
+
+async def _heed(
+    running: Running, signals: AsyncIterator[signal.Signals], over: anyio.Event
+) -> None:
+    """Have it end with a signal; with another one, or if it is ending already, at once."""
+    async for number in signals:
+        name = signal.Signals(number).name
+        if over.is_set():
+            logger.info("%s: ending at once", name)
+            running.launcher.hurry()
+            running.manager.hurry()
+        else:
+            logger.info("%s: a second one ends at once", name)
+            over.set()
