@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,12 +18,14 @@ import anyio
 import psutil
 import uvicorn
 
+from sessionproxy.app import ProxyApp, http_app
 from sessionproxy.core.exchange import Hook
 from sessionproxy.core.manager import SessionManager
 from sessionproxy.core.state import EndReason
-from sessionproxy.frontend.fastlane import FastLane
+from sessionproxy.http import Certificate
 from sessionproxy.http.request import Receive, Scope, Send
-from sessionproxy.serve import ProxyApp, heads_of, http_app
+from sessionproxy.plan import Fronted
+from sessionproxy.serve import protocol_of
 
 from .http import Client, Json, connect
 
@@ -76,12 +78,13 @@ class Embedded:
 
 @asynccontextmanager
 async def embedded(
-    command: Sequence[str] = SCRIPTED,
+    command: Fronted = SCRIPTED,
     *,
     hooks: Sequence[Hook] = (),
     local: bool = True,
     around: Callable[[Application], Application] = bare,
     listening: socket.socket | None = None,
+    certificate: Certificate | None = None,
     **settings: object,
 ) -> AsyncGenerator[Embedded]:
     """Serve `command`. On exit no process and no directory of a session may be left.
@@ -90,7 +93,7 @@ async def embedded(
     the machine's own. `tests.backends.test_rungs` is about the others.
 
     `around`: middleware. Without it, it is served as the command line does it, the short way
-    included. `listening`: the socket to serve on; it is closed on exit.
+    included. `listening`: the socket to serve on; it is closed on exit. `certificate`: serve TLS.
     """
     with tempfile.TemporaryDirectory(prefix="sp-") as state:
         state_dir = Path(state) / "s"
@@ -98,7 +101,8 @@ async def embedded(
         app = http_app(command, hooks=hooks, local=local, **settings)
         failed: Exception | None = None
         async with app.lifespan():
-            protocol = _short_way(app) if SHORT_WAY and around is bare else None
+            ours = (SHORT_WAY and around is bare) or certificate is not None
+            protocol = protocol_of(app, certificate) if ours else None
             serving = served(
                 around(app),
                 protocol=protocol,
@@ -106,6 +110,8 @@ async def embedded(
                 before_end=lambda: _end_all(app),
             )
             async with serving as base:
+                if certificate is not None:
+                    base = base.replace("http:", "https:")
                 try:
                     yield Embedded(app, f"{base}/mcp", state_dir)
                 except Exception as error:  # noqa: BLE001 - raised again outside of all groups
@@ -116,10 +122,6 @@ async def embedded(
             raise failed
         assert processes_of(state_dir) == []
         assert list(state_dir.glob("run/*")) == []
-
-
-def _short_way(app: ProxyApp) -> type[asyncio.Protocol]:
-    return FastLane.with_heads(heads_of(app))
 
 
 def _end_all(app: ProxyApp) -> None:
@@ -174,12 +176,32 @@ async def _shut_down(server: uvicorn.Server) -> None:
     await server.lifespan.shutdown()
 
 
+def plain(
+    command: Fronted = SCRIPTED,
+    *,
+    hooks: Sequence[Hook] = (),
+    local: bool = True,
+    certificate: Certificate | None = None,
+    **settings: object,
+) -> AbstractAsyncContextManager[Embedded]:
+    """As `embedded`, for settings whose names a type checker does not see."""
+    return embedded(
+        command,
+        hooks=hooks,
+        local=local,
+        around=bare,
+        listening=None,
+        certificate=certificate,
+        **settings,
+    )
+
+
 @asynccontextmanager
 async def session(
-    command: Sequence[str] = SCRIPTED, *, hooks: Sequence[Hook] = (), **settings: object
+    command: Fronted = SCRIPTED, *, hooks: Sequence[Hook] = (), **settings: object
 ) -> AsyncGenerator[tuple[Embedded, Client]]:
     """A proxy with one session."""
-    running = embedded(command, hooks=hooks, local=True, around=bare, listening=None, **settings)
+    running = plain(command, hooks=hooks, local=True, certificate=None, **settings)
     async with running as proxy, connect(proxy.url) as client:
         yield proxy, client
 
@@ -219,6 +241,6 @@ async def gone(*pids: int, seconds: float = 10) -> None:
 
 
 __all__ = [
-    "SCRIPTED", "Client", "Embedded", "Json", "embedded", "gone", "lives", "processes_of",
+    "SCRIPTED", "Client", "Embedded", "Json", "embedded", "gone", "lives", "plain", "processes_of",
     "scripted", "served", "session", "until",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from .history import History, violations
 from .http import VERSION, Json, http
 from .proxy import Proxy, proxy
 from .recorded import Recorded
+from .recorded_modern import RecordedModern
 
 PAUSE: Final = 0.01
 """Seconds between two calls of the bystander."""
@@ -92,6 +93,16 @@ class Watch(Generic[P]):
                 await client.notify("notifications/initialized")
             yield client
 
+    @asynccontextmanager
+    async def modern(
+        self, label: str, *, url: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[RecordedModern]:
+        """A client of 2026-07-28, with connections of its own and a conversation that is named by
+        its path."""
+        async with http() as pool:
+            path = f"{url or self.proxy.url}/s/{label}"
+            yield RecordedModern(pool, path, history=self.history, label=label, headers=headers)
+
     @property
     def ids(self) -> list[str]:
         """Of all sessions that its clients have opened."""
@@ -134,6 +145,7 @@ async def watched(
             local=True,
             around=bare,
             listening=listening,
+            certificate=None,
             env=env,
             **settings,
         )
@@ -141,7 +153,9 @@ async def watched(
             watch = Watch(server)
             warm = bool(settings.get("warm"))
             if warm:
-                await until(lambda: len(server.app.running.pool) == settings["warm"])
+                pool = server.app.running.pool
+                assert pool is not None
+                await until(lambda: len(pool) == settings["warm"])
             async with _watching(watch, bystander=bystander, strict=strict):
                 before = Resources.of(os.getpid())
                 yield watch

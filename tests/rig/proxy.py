@@ -10,16 +10,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.to_thread
+from anyio.from_thread import start_blocking_portal
 
 PYTHON: Final = sys.executable
 ROOT: Final = Path(__file__).parents[2]
+PROGRAM: Final = (PYTHON, "-m", "sessionproxy")
 DEMO: Final = (PYTHON, "-m", "sessionproxy.demo")
 EVERYTHING: Final = (PYTHON, "-m", "tests.servers.everything")
 
@@ -71,16 +73,19 @@ async def proxy(
     env: dict[str, str] | None = None,
     state_dir: Path | None = None,
     prefix: Sequence[str] = (),
+    program: Sequence[str] = PROGRAM,
 ) -> AsyncGenerator[Proxy]:
     """Run a proxy on a free port with a state directory of its own, in front of `command`.
 
-    `prefix`: what executes it; its pid must stay the same.
+    `prefix`: what executes it; its pid must stay the same. `program`: another one that is started
+    and stopped as the proxy is.
 
     On exit it gets SIGTERM twice, so that nothing is waited for, and must be gone in 15 s.
     """
     with tempfile.TemporaryDirectory(prefix="sp-") as directory:
         state = state_dir or Path(directory) / "s"
-        process = start(command, "--state-dir", str(state), *options, env=env, prefix=prefix)
+        options = ("--state-dir", str(state), *options)
+        process = start(command, *options, env=env, prefix=prefix, program=program)
         try:
             banner: list[str] = []
             with anyio.fail_after(20):
@@ -99,14 +104,23 @@ async def proxy(
                     stream.close()
 
 
+@contextmanager
+def lasting(command: Sequence[str], *options: str) -> Generator[Proxy]:
+    """As `proxy`, for several tests one after the other: it needs no event loop of theirs."""
+    with start_blocking_portal() as portal:
+        with portal.wrap_async_context_manager(proxy(command, *options)) as running:
+            yield running
+
+
 def start(
     command: Sequence[str],
     *options: str,
     env: dict[str, str] | None = None,
     prefix: Sequence[str] = (),
+    program: Sequence[str] = PROGRAM,
 ) -> "subprocess.Popen[str]":
     """Start `sessionproxy run` on a free port, unless `options` say another."""
-    argv = [*prefix, PYTHON, "-m", "sessionproxy", "run", "--port", "0", *options]
+    argv = [*prefix, *program, "run", "--port", "0", *options]
     if command:
         argv += ["--", *command]
     return subprocess.Popen(

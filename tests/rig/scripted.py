@@ -66,6 +66,8 @@ class Backend:
         self.released: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.answers: dict[str, Json] = {}
         """To our own requests, by our id as JSON."""
+        self.listening: list[object] = []
+        """Ids of the subscriptions that were acknowledged."""
         self.cancelled: dict[str, Json] = {}
         """Cancellations received, by the id of the request as JSON."""
         self._arrived = threading.Condition()
@@ -259,6 +261,22 @@ class Call:
         """Send a notification: `method` and `params`."""
         self.notify(message["method"], message.get("params"))
 
+    def listen(self, _: object) -> None:
+        """Acknowledge a `subscriptions/listen`, and leave it open."""
+        self.backend.listening.append(self.message["id"])
+        self._tell("notifications/subscriptions/acknowledged", self.message["id"], **self.params)
+        self.answer = {}
+
+    def tell(self, change: Json) -> None:
+        """Send a notification, `method` and `params`, on every subscription that is open."""
+        for number in self.backend.listening:
+            if json.dumps(number) not in self.backend.cancelled:
+                self._tell(change["method"], number, **change.get("params", {}))
+
+    def _tell(self, method: str, number: object, **params: object) -> None:
+        meta = {"io.modelcontextprotocol/subscriptionId": number}
+        self.notify(method, {**params, "_meta": meta})
+
     def ask(self, questions: "Json | list[Json]") -> None:
         """Send one request, or a list of them at once, and wait for all answers.
 
@@ -393,7 +411,7 @@ STEPS: dict[str, Callable[..., None]] = {
         Call.progress, Call.log, Call.note, Call.ask, Call.sleep, Call.wait, Call.release,
         Call.until_cancelled, Call.exit, Call.kill, Call.raw, Call.babble, Call.fill, Call.replies,
         Call.again, Call.repeat, Call.then, Call.stderr, Call.noise, Call.flood, Call.close,
-        Call.spawn, Call.stray, Call.tells,
+        Call.spawn, Call.stray, Call.tells, Call.listen, Call.tell,
     )
 }  # fmt: skip
 

@@ -1,25 +1,28 @@
 """A server with every feature the official conformance suite asks for, over stdio.
 
 Tools, resources and prompts carry the names and answers of the suite's server scenarios
-(requirement set 2025-11-25, and the pending ones where a server has a part in them); a few more
-tools let a test set off what a backend does on its own: changed lists, updated resources, roots.
-A handshake client is asked by a request to it, a modern one by `input_required`.
+(requirement sets 2025-11-25 and 2026-07-28, and the pending ones where a server has a part in
+them); a few more tools let a test set off what a backend does on its own: changed lists, updated
+resources, roots. It speaks both eras, or with `--era` only one: a server of the handshake era knows
+nothing of `server/discover`, one of the modern era refuses `initialize`.
 
-Neighbours: the conformance run and the end-to-end tests start it behind the proxy. `--http PORT`
-serves the same over the SDK's own Streamable HTTP, to tell a fault of ours from one of theirs.
+Neighbours: `tools` and `asking` have the tools that need a client; the conformance run and the
+end-to-end tests start it behind the proxy. `--http PORT` serves the same over the SDK's own
+Streamable HTTP, to tell a fault of ours from one of theirs, and `--sse PORT` over its HTTP with
+SSE: `web` does that.
 """
 
 import argparse
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, TypeVar, cast, get_args
+from typing import Any, Final, cast
 
 import anyio
 import mcp_types as types
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.runner import serve_loop
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import (
     InMemorySubscriptionBus,
@@ -30,136 +33,38 @@ from mcp.server.subscriptions import (
     ServerEvent,
     ToolsListChanged,
 )
-from mcp.shared.exceptions import MCPError, UrlElicitationRequiredError
-from mcp.shared.message import ServerMessageMetadata
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from pydantic import BaseModel
+from mcp.shared._stream_protocols import ReadStream, WriteStream
+from mcp.shared.exceptions import MCPError
+from mcp.shared.message import SessionMessage
 
-Request: TypeAlias = ServerRequestContext[dict[str, Any], Any]
-Content: TypeAlias = list[types.ContentBlock]
-AnswerT = TypeVar("AnswerT", bound=BaseModel)
+from .asking import asking_prompt
+from .tools import (
+    PNG,
+    STEP,
+    TOOLS,
+    Call,
+    Content,
+    InputRequired,
+    Request,
+    State,
+    embedded,
+    image,
+    is_handshake,
+    state_of,
+    text,
+    tool,
+)
 
-LEVELS: Final[tuple[types.LoggingLevel, ...]] = get_args(types.LoggingLevel)  # least severe first
-STEP: Final = 0.05
-"""Seconds between two messages of one call, so that they cannot arrive as one piece."""
+NAME: Final = "sessionproxy-everything"
+ERAS: Final = ("both", "handshake", "modern")
 
 WATCHED: Final = "test://watched-resource"
 TEMPLATE: Final = ("test://template/", "/data")
-PNG: Final = (  # one red pixel
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
-)
 WAV: Final = (
     "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQIAAACAgA=="  # two silent samples
 )
 
-
-@dataclass
-class State:
-    """What one connection has set; over stdio there is only one."""
-
-    log_level: types.LoggingLevel = "debug"
-    subscribed: set[str] = field(default_factory=set[str])
-    initialize: dict[str, Any] | None = None
-    """The params as they arrived, unknown members too; kept over stdio only."""
-    changed: dict[str, bool] = field(default_factory=dict[str, bool])
-    """The kinds of list that have one more entry just now."""
-    revision: int = 0
-
-
-STATES: dict[str, State] = {}
 BUS: Final = InMemorySubscriptionBus()
-
-
-def state_of(ctx: Request) -> State:
-    """The state of the connection that the request came by."""
-    headers = getattr(ctx.request, "headers", {})
-    return STATES.setdefault(headers.get("mcp-session-id", ""), State())
-
-
-def is_handshake(ctx: Request) -> bool:
-    return ctx.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
-
-
-@dataclass
-class Call:
-    """One `tools/call`, and what a tool may do while it runs."""
-
-    ctx: Request
-    params: types.CallToolRequestParams
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return self.params.arguments or {}
-
-    async def ask(self, question: types.InputRequest, answer: type[AnswerT]) -> AnswerT:
-        """Returns the client's answer. A tool asks once, also a client that did not offer to.
-
-        Raises: InputRequired: the client is modern and has yet to answer.
-        """
-        if is_handshake(self.ctx):
-            metadata = ServerMessageMetadata(related_request_id=self.ctx.request_id)
-            return await self.ctx.session.send_request(question, answer, metadata=metadata)
-        given = (self.params.input_responses or {}).get("question")
-        if given is None:
-            raise InputRequired(question)
-        return answer.model_validate(given.model_dump(by_alias=True), by_name=False)
-
-    async def log(self, level: types.LoggingLevel, data: object) -> None:
-        """Sends a log message, if it is one that the client wants."""
-        wanted = (self.ctx.meta or {}).get(types.LOG_LEVEL_META_KEY)
-        if is_handshake(self.ctx):
-            wanted = state_of(self.ctx).log_level
-        if wanted in LEVELS[: LEVELS.index(level) + 1]:
-            params = types.LoggingMessageNotificationParams(level=level, data=data, logger="tests")
-            await self.ctx.session.send_notification(
-                types.LoggingMessageNotification(params=params), self.ctx.request_id
-            )
-
-
-class InputRequired(Exception):
-    """The call can go on only when the client comes back with an answer."""
-
-    def __init__(self, question: types.InputRequest) -> None:
-        super().__init__()
-        self.question = question
-
-
-Run: TypeAlias = Callable[[Call], Awaitable[Content | str]]
-TOOLS: dict[str, tuple[types.Tool, Run]] = {}
-
-
-def tool(
-    description: str, schema: dict[str, Any] | None = None, *, name: str | None = None
-) -> Callable[[Run], Run]:
-    """Lists the function as a tool, under its own name unless told another."""
-
-    def register(run: Run) -> Run:
-        called = name or cast("Any", run).__name__
-        input_schema = schema or {"type": "object", "properties": {}}
-        listed = types.Tool(name=called, description=description, input_schema=input_schema)
-        TOOLS[called] = (listed, run)
-        return run
-
-    return register
-
-
-def takes(**properties: str) -> dict[str, Any]:
-    """The schema of an object of required strings, from their descriptions."""
-    described = {name: {"type": "string", "description": d} for name, d in properties.items()}
-    return {"type": "object", "properties": described, "required": list(described)}
-
-
-def text(value: str) -> types.TextContent:
-    return types.TextContent(type="text", text=value)
-
-
-def image() -> types.ImageContent:
-    return types.ImageContent(type="image", data=PNG, mime_type="image/png")
-
-
-def embedded(uri: str, mime_type: str, value: str) -> types.EmbeddedResource:
-    contents = types.TextResourceContents(uri=uri, mime_type=mime_type, text=value)
-    return types.EmbeddedResource(type="resource", resource=contents)
 
 
 # Content
@@ -228,6 +133,18 @@ async def json_schema_2020_12_tool(call: Call) -> Content | str:
     return json.dumps(call.arguments)
 
 
+@tool(
+    "Has an argument that modern clients also send in a header",
+    {
+        "type": "object",
+        "properties": {"region": {"type": "string", "x-mcp-header": "Region"}},
+        "required": ["region"],
+    },
+)
+async def test_header_argument(call: Call) -> Content | str:
+    return f"region={call.arguments['region']}"
+
+
 # Messages before the result
 
 
@@ -241,6 +158,12 @@ async def test_tool_with_logging(call: Call) -> Content | str:
     return "Logged three times."
 
 
+@tool("Logs once")
+async def test_logging_tool(call: Call) -> Content | str:
+    await call.log("info", "This tool logs")
+    return "Logged."
+
+
 @tool("Reports progress three times while it runs")
 async def test_tool_with_progress(call: Call) -> Content | str:
     await call.ctx.session.report_progress(0, 100)
@@ -251,104 +174,31 @@ async def test_tool_with_progress(call: Call) -> Content | str:
     return "Reported three times."
 
 
+NAMED: Final = {"type": "object", "properties": {"name": {"type": "string"}}}
+
+
+@tool("Reports progress, and waits until it is cancelled", NAMED)
+async def test_wait(call: Call) -> Content | str:
+    try:
+        await call.ctx.session.report_progress(1, 2)
+        await anyio.sleep_forever()
+    finally:
+        state_of(call.ctx).cancelled[call.arguments.get("name", "")].set()
+    return "Not reached."
+
+
+@tool("Answers once a call that waits under this name was cancelled", NAMED)
+async def test_cancelled(call: Call) -> Content | str:
+    await state_of(call.ctx).cancelled[call.arguments.get("name", "")].wait()
+    return "It was cancelled."
+
+
 @tool("Hangs up on its caller where the transport lets it, then answers")
 async def test_reconnection(call: Call) -> Content | str:
     if call.ctx.close_sse_stream is not None:
         await call.ctx.close_sse_stream()
     await anyio.sleep(2 * STEP)
     return "Answered after the stream was closed."
-
-
-# Questions to the client
-
-
-@tool("Has the client's model complete a prompt", takes(prompt="What the model is told"))
-async def test_sampling(call: Call) -> Content | str:
-    content = text(call.arguments["prompt"])
-    message = types.SamplingMessage(role="user", content=content)
-    params = types.CreateMessageRequestParams(messages=[message], max_tokens=100)
-    result = await call.ask(types.CreateMessageRequest(params=params), types.CreateMessageResult)
-    said = result.content.text if isinstance(result.content, types.TextContent) else "no text"
-    return f"LLM response: {said}"
-
-
-async def fill_in(call: Call, message: str, schema: dict[str, Any]) -> str:
-    """Has the user fill in a form; returns what came back as text."""
-    params = types.ElicitRequestFormParams(message=message, requested_schema=schema)
-    result = await call.ask(types.ElicitRequest(params=params), types.ElicitResult)
-    return f"action={result.action}, content={json.dumps(result.content)}"
-
-
-@tool("Asks the user for a name and an address", takes(message="What the user is told"))
-async def test_elicitation(call: Call) -> Content | str:
-    schema = takes(username="The user's name", email="The user's e-mail address")
-    return f"User response: {await fill_in(call, call.arguments['message'], schema)}"
-
-
-@tool("Asks with a form whose fields have defaults")
-async def test_elicitation_sep1034_defaults(call: Call) -> Content | str:
-    statuses = ["active", "inactive", "pending"]
-    properties: dict[str, Any] = {
-        "name": {"type": "string", "default": "John Doe"},
-        "age": {"type": "integer", "default": 30},
-        "score": {"type": "number", "default": 95.5},
-        "status": {"type": "string", "enum": statuses, "default": "active"},
-        "verified": {"type": "boolean", "default": True},
-    }
-    schema = {"type": "object", "properties": properties}
-    return f"Elicitation completed: {await fill_in(call, 'Check these values', schema)}"
-
-
-@tool("Asks with a form that has every kind of enumeration")
-async def test_elicitation_sep1330_enums(call: Call) -> Content | str:
-    plain = ["option1", "option2", "option3"]
-    titled = [{"const": f"value{n}", "title": f"Choice {n}"} for n in (1, 2, 3)]
-    legacy = {"enum": ["opt1", "opt2", "opt3"], "enumNames": ["One", "Two", "Three"]}
-    properties: dict[str, Any] = {
-        "untitledSingle": {"type": "string", "enum": plain},
-        "titledSingle": {"type": "string", "oneOf": titled},
-        "legacyEnum": {"type": "string", **legacy},
-        "untitledMulti": {"type": "array", "items": {"type": "string", "enum": plain}},
-        "titledMulti": {"type": "array", "items": {"anyOf": titled}},
-    }
-    schema = {"type": "object", "properties": properties}
-    return f"Elicitation completed: {await fill_in(call, 'Choose', schema)}"
-
-
-def visit(elicitation_id: str) -> types.ElicitRequestURLParams:
-    url = f"https://example.com/visit/{elicitation_id}"
-    return types.ElicitRequestURLParams(
-        message="Please visit this page", url=url, elicitation_id=elicitation_id
-    )
-
-
-@tool(
-    "Sends the user to a page; tells a client of the handshake era when the visit is over",
-    takes(elicitationId="The id of the visit"),
-)
-async def test_elicitation_url(call: Call) -> Content | str:
-    params = visit(call.arguments["elicitationId"])
-    result = await call.ask(types.ElicitRequest(params=params), types.ElicitResult)
-    if result.action == "accept" and is_handshake(call.ctx):
-        await anyio.sleep(STEP)
-        await call.ctx.session.send_elicit_complete(
-            call.arguments["elicitationId"], call.ctx.request_id
-        )
-    return f"Visit: action={result.action}"
-
-
-@tool(
-    "Fails with the error that names a page to visit first",
-    takes(elicitationId="The id of the visit"),
-)
-async def test_elicitation_url_required(call: Call) -> Content | str:
-    raise UrlElicitationRequiredError([visit(call.arguments["elicitationId"])])
-
-
-@tool("Reports the client's roots as JSON")
-async def test_list_roots(call: Call) -> Content | str:
-    result = await call.ask(types.ListRootsRequest(), types.ListRootsResult)
-    return json.dumps([root.model_dump(mode="json", exclude_none=True) for root in result.roots])
 
 
 # What a backend does on its own
@@ -380,7 +230,20 @@ CHANGES: Final[dict[str, tuple[ServerEvent, types.ServerNotification]]] = {
     {"type": "object", "properties": {"kind": {"type": "string", "enum": list(CHANGES)}}},
 )
 async def test_trigger_list_changed(call: Call) -> Content | str:
-    kind = call.arguments.get("kind", "tools")
+    return await change(call, call.arguments.get("kind", "tools"))
+
+
+@tool("Changes the list of tools")
+async def test_trigger_tool_change(call: Call) -> Content | str:
+    return await change(call, "tools")
+
+
+@tool("Changes the list of prompts")
+async def test_trigger_prompt_change(call: Call) -> Content | str:
+    return await change(call, "prompts")
+
+
+async def change(call: Call, kind: str) -> str:
     changed = state_of(call.ctx).changed
     changed[kind] = not changed.get(kind, False)
     event, notification = CHANGES[kind]
@@ -438,7 +301,7 @@ async def call_tool(
     try:
         content = await TOOLS[name][1](Call(ctx, params))
     except InputRequired as wanted:
-        return types.InputRequiredResult(input_requests={"question": wanted.question})
+        return wanted.result
     except RuntimeError as why:
         return types.CallToolResult(content=[text(str(why))], is_error=True)
     except KeyError as why:
@@ -546,6 +409,7 @@ PROMPTS: Final = [
         resourceUri="The URI under which it is embedded",
     ),
     prompt("test_prompt_with_image", "A prompt that carries an image"),
+    prompt("test_input_required_result_prompt", "A prompt for which the user is asked first"),
 ]
 
 
@@ -558,7 +422,9 @@ async def list_prompts(
     )
 
 
-async def get_prompt(ctx: Request, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+async def get_prompt(
+    ctx: Request, params: types.GetPromptRequestParams
+) -> types.GetPromptResult | types.InputRequiredResult:
     given = params.arguments or {}
     blocks: Content
     match params.name:
@@ -573,6 +439,11 @@ async def get_prompt(ctx: Request, params: types.GetPromptRequestParams) -> type
             blocks = [embedded(uri, "text/plain", value), instruction]
         case "test_prompt_with_image":
             blocks = [image(), text("Please analyze the image above.")]
+        case "test_input_required_result_prompt":
+            try:
+                blocks = [text(await asking_prompt(Call(ctx, params)))]
+            except InputRequired as wanted:
+                return wanted.result
         case _:
             raise MCPError(types.INVALID_PARAMS, f"Unknown prompt: {params.name}")
     return types.GetPromptResult(
@@ -603,10 +474,37 @@ class EverythingServer(Server[dict[str, Any]]):
         )
 
 
-def build() -> Server[dict[str, Any]]:
+class HandshakeServer(EverythingServer):
+    """Knows nothing of the modern era, on whichever pair of streams."""
+
+    async def run(
+        self,
+        read_stream: ReadStream[SessionMessage | Exception],
+        write_stream: WriteStream[SessionMessage],
+        initialization_options: InitializationOptions,
+        raise_exceptions: bool = False,
+    ) -> None:
+        async with self.lifespan(self) as state:
+            await serve_loop(
+                self,
+                read_stream,
+                write_stream,
+                lifespan_state=state,
+                init_options=initialization_options,
+            )
+
+
+async def refuse_initialize(ctx: Request, call_next: CallNext) -> HandlerResult:
+    """Stands for a server that knows only the modern era."""
+    if ctx.method == "initialize":
+        raise MCPError(types.METHOD_NOT_FOUND, "Method not found", "initialize")
+    return await call_next(ctx)
+
+
+def build(era: str = "both") -> Server[dict[str, Any]]:
     """The server, with its state still in this module: one connection per process over stdio."""
-    server = EverythingServer(
-        "sessionproxy-everything",
+    server = (HandshakeServer if era == "handshake" else EverythingServer)(
+        NAME,
         version="1.0.0",
         title="Everything",
         instructions="Call the tools by the names that the conformance suite gives them.",
@@ -625,30 +523,37 @@ def build() -> Server[dict[str, Any]]:
     # not by the constructor: its argument warns that 2026-07-28 has dropped the method
     server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, set_level)
     server.middleware.append(keep_initialize)
+    server.middleware.append(
+        RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=NAME)
+    )
+    if era == "modern":
+        server.middleware.append(refuse_initialize)
     return server
 
 
-async def serve_stdio() -> None:
-    server = build()
+async def serve_stdio(era: str) -> None:
+    server = build(era)
     async with stdio_server() as (incoming, outgoing):
         await server.run(incoming, outgoing, server.create_initialization_options())
 
 
-def serve_http(port: int) -> None:
-    import uvicorn  # over stdio it is not needed, and starting is timed
-
-    app = build().streamable_http_app(host="127.0.0.1")
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--era", choices=ERAS, default="both", help="which it speaks")
     parser.add_argument("--http", type=int, metavar="PORT", help=argparse.SUPPRESS)
-    port = cast("int | None", parser.parse_args().http)
-    if port is None:
-        anyio.run(serve_stdio)
-    else:
-        serve_http(port)
+    parser.add_argument("--sse", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    era = cast("str", arguments.era)
+    http, sse = cast("int | None", arguments.http), cast("int | None", arguments.sse)
+    if http is sse is None:
+        anyio.run(serve_stdio, era)
+        return
+    from . import web  # over stdio it is not needed, and starting is timed
+
+    if http is not None:
+        web.serve_http(build(era), http, modern=era != "handshake")
+    elif sse is not None:
+        web.serve_sse(build("handshake"), sse)
 
 
 if __name__ == "__main__":
