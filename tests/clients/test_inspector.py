@@ -24,12 +24,13 @@ Inspect = Callable[..., Awaitable[dict[str, Any]]]
 def inspect(tmp_path: Path) -> Inspect:
     """Run the Inspector once; return the JSON that it printed. It keeps its files in `tmp_path`."""
 
-    async def run(running: Proxy, *options: str) -> dict[str, Any]:
+    async def run(running: Proxy, *options: str, path: str = "") -> dict[str, Any]:
         node = shutil.which("node")
         assert node is not None
+        url = running.url + path
         with anyio.fail_after(30):
             ended = await anyio.run_process(
-                [node, str(INSPECTOR), "--cli", running.url, "--transport", "http", *options],
+                [node, str(INSPECTOR), "--cli", url, "--transport", "http", *options],
                 check=False,
                 env={**os.environ, "HOME": str(tmp_path)},
             )
@@ -63,6 +64,22 @@ async def test_two_runs_of_the_inspector_are_two_sessions(inspect: Inspect) -> N
         for _ in range(2):
             called = await inspect(running, "--method", "tools/call", "--tool-name", "count")
             assert called["content"] == [{"type": "text", "text": "1"}]
+
+
+async def test_runs_of_the_inspector_go_on_in_the_conversation_that_they_name(
+    inspect: Inspect,
+) -> None:
+    """DESIGN section 6: by a path, in either era, or by what a modern client sends with a call."""
+    count = ("--method", "tools/call", "--tool-name", "count")
+    modern = ("--protocol-era", "modern")
+    named = ("--tool-metadata", "io.sessionproxy/conversation=theirs")
+    async with proxy(DEMO, "--affinity", "conversation") as running:
+        told = [
+            await inspect(running, *count, path="/s/mine"),
+            await inspect(running, *count, *modern, path="/s/mine"),
+            await inspect(running, *count, *modern, *named),
+        ]
+    assert [called["content"][0]["text"] for called in told] == ["1", "2", "1"]
 
 
 async def test_the_inspector_reads_resources_and_prompts(inspect: Inspect) -> None:

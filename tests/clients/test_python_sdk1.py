@@ -43,7 +43,7 @@ async def test_a_client_of_sdk_1_30_gets_state_questions_and_notifications_of_it
             "roots": "file:///carol",
             "updated": ["test://watched-resource"],
             "prompt": "Prompt with arguments: arg1='a', arg2='b'",
-            "prompts": 4,
+            "prompts": 5,
             "resources": 3,
             "refused": [-32602, "Unknown tool: no_such_tool"],
             "logs at level error": [],
