@@ -23,6 +23,7 @@ from tests.rig.processes import Census, is_zombie, told
 from tests.rig.proxy import Proxy, proxy
 
 from .record import Record
+from .tokens import Tokens
 
 T = TypeVar("T")
 
@@ -81,6 +82,11 @@ class Setting:
         """Seconds in which a backend that heeds nothing is gone (DESIGN 5.6)."""
         return self.stop_grace + 5 + 1
 
+    @property
+    def all_gone(self) -> float:
+        """Seconds in which all backends are gone that nobody uses any more."""
+        return self.idle + 1.5 + self.ladder
+
     def bound(self, seconds: float) -> float:
         """What counts for a bound of so many seconds."""
         return seconds if self.strict else max(seconds * LENIENT, 2.0)
@@ -110,8 +116,9 @@ class Meters:
 class Arena:
     """The proxy of the moment, and what is known of all of them."""
 
-    def __init__(self, setting: Setting, state_dir: Path, record: Record) -> None:
+    def __init__(self, setting: Setting, state_dir: Path, record: Record, tokens: Tokens) -> None:
         self.setting = setting
+        self.tokens = tokens
         self.state_dir = state_dir
         self.record = record
         self.lives = 0
@@ -154,7 +161,8 @@ class Arena:
     async def begin(self) -> None:
         """Start a proxy, on the port that the one before had."""
         told_backends = ("--env", f"TESTS_LEDGER={self.record.ledger}")
-        flags = (*self.setting.flags, *told_backends, "--port", str(self._port))
+        who = ("--token-file", str(self.tokens.path))
+        flags = (*self.setting.flags, *who, *told_backends, "--port", str(self._port))
         starting = proxy(scripted(), *flags, state_dir=self.state_dir)
         self.proxy = await self._life.enter_async_context(starting)
         self._port = self.proxy.port
@@ -196,10 +204,11 @@ class Arena:
 
     async def check_resources(self) -> None:
         """I5: once all sessions have ended."""
-        with anyio.move_on_after(self.setting.bound(2)):
-            while len(self._more_descriptors()) > KEPT:  # noqa: ASYNC110 - no event for it
-                await anyio.sleep(0.1)
         more = self._more_descriptors()
+        with anyio.move_on_after(self.setting.bound(2)):
+            while len(more) > KEPT:
+                await anyio.sleep(0.1)
+                more = self._more_descriptors()
         if len(more) > KEPT:
             self.record.is_wrong(f"I5: descriptors that were not there at first: {more}")
         memory = Meters(self.proxy.process.pid).memory()

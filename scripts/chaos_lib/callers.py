@@ -1,11 +1,13 @@
 """Clients that keep a session each and go on calling, whatever happens.
 
-Neighbours: `faults` borrow them to do harm through them; `tests.rig.recorded` writes down what they
-see, for the judge; what a history does not show is checked here.
+Here are those of the handshake era, and what they have in common with `moderns`. Neighbours: faults
+borrow them to do harm through them; `tests.rig.recorded` writes down what they see, for the judge;
+what a history does not show is checked here.
 """
 
 import random
 import secrets
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -77,15 +79,12 @@ class Latency(NamedTuple):
     """Kinds of harm that were being done to others when it ended."""
 
 
-class Caller:
-    """One client. Its calls and the harm that is done through it take turns."""
+class AnyCaller(ABC):
+    """One client, of either era. Its calls and the harm that is done through it take turns."""
 
-    def __init__(
-        self, name: str, arena: Arena, pool: httpx2.AsyncClient, rng: random.Random
-    ) -> None:
+    def __init__(self, name: str, arena: Arena, rng: random.Random) -> None:
         self.name = name
         self.arena = arena
-        self.client = Recorded(pool, arena.url, history=arena.record.history, label=name)
         self.turn = anyio.Lock()
         self.calls = 0
         self.told = 0
@@ -103,12 +102,15 @@ class Caller:
 
     async def _call_once(self) -> None:
         calm, quiet_for = self.arena.calm, anyio.current_time() - self._answered_at
+        steps = self.steps()
         try:
-            answer = await self.call()
+            answer = await self.call(*steps)
         except Exception as error:  # noqa: BLE001 - told in the verdict
             self.arena.record.is_wrong(f"{self.name}: {error!r}")
             return
         if calm and self.arena.calm and answer.ok:
+            if steps:
+                return  # how long those take is another matter
             self.latencies.append(Latency(answer.took, tuple(self.arena.going)))
         elif answer.fault.get("kind") == "state_lost":
             self._check_loss(answer, quiet_for)
@@ -119,6 +121,10 @@ class Caller:
         idle = self.arena.setting.idle
         if "(idle" in text and 0 < quiet_for < idle / 2 and self._answered_at > 0:
             self.arena.record.is_wrong(f"{self.name} was idle for {quiet_for:.1f} s only: {text}")
+
+    def steps(self) -> tuple[Json, ...]:
+        """Return what the next ordinary call is to have done."""
+        return ()
 
     # -- one call ----------------------------------------------------------------------------------
 
@@ -131,8 +137,6 @@ class Caller:
         deadline = anyio.current_time() + PATIENCE
         while True:
             answer = await self._try(steps, number)
-            if answer.status == 404 and self.client.id:
-                self.client.id = ""
             if answer.status == 200 or not patiently:
                 self.calls += 1
                 self._answered_at = anyio.current_time()
@@ -142,6 +146,60 @@ class Caller:
             expect(anyio.current_time() < deadline, f"not served for {PATIENCE:g} s: {answer}")
             await anyio.sleep(AGAIN)
             await self.arena.up.wait()
+
+    @abstractmethod
+    async def _try(self, steps: tuple[Json, ...], number: object) -> Answer:
+        """Call once. Status 0: the connection was closed."""
+
+    @abstractmethod
+    async def ends(self) -> None:
+        """Leave its session for good; the next call has another one."""
+
+    @abstractmethod
+    async def knocks(self) -> int:
+        """Ask for something that executes nothing; return the HTTP status."""
+
+    @abstractmethod
+    def moves(self, pool: httpx2.AsyncClient) -> None:
+        """Go on with other connections."""
+
+    # -- what faults ask of their victim -----------------------------------------------------------
+
+    async def serves(self) -> str:
+        """Wait until it is served; return the nonce of its backend."""
+        deadline = anyio.current_time() + PATIENCE
+        while not (answer := await self.call()).ok:
+            expect(anyio.current_time() < deadline, f"not well for {PATIENCE:g} s: {answer}")
+        return str(answer.facts["nonce"])
+
+    async def same(self, nonce: str) -> None:
+        """Its backend must still be the one with this nonce."""
+        answer = await self.call()
+        expect(answer.ok, f"expected an answer, got {answer}")
+        expect(answer.facts["nonce"] == nonce, f"another backend answers: {answer}")
+
+    async def is_told(self, nonce: str) -> None:
+        """It must be told that the state of this backend is lost, and then served (F50)."""
+        answer = await self.call()
+        expect(answer.fault.get("kind") == "state_lost", f"expected to be told, got {answer}")
+        expect(answer.fault.get("outcome") == "not_executed", f"told the wrong outcome: {answer}")
+        expect(await self.serves() != nonce, "the lost backend has answered")
+
+
+class Caller(AnyCaller):
+    """One of the handshake era."""
+
+    def __init__(
+        self, name: str, arena: Arena, pool: httpx2.AsyncClient, rng: random.Random
+    ) -> None:
+        super().__init__(name, arena, rng)
+        self.client = Recorded(
+            pool,
+            arena.url,
+            headers=arena.tokens.headers(name),
+            history=arena.record.history,
+            label=name,
+        )
 
     async def _try(self, steps: tuple[Json, ...], number: object) -> Answer:
         """Status 0: the connection was closed."""
@@ -154,6 +212,8 @@ class Caller:
             began = anyio.current_time()
             params = calling(*steps, echo=echo)
             async with self.client.open("tools/call", params, number=number) as incoming:
+                if incoming.status == 404:
+                    self.client.id = ""
                 if incoming.status != 200:
                     return Answer(incoming.status, await incoming.message())
                 message = await incoming.answer()
@@ -179,33 +239,17 @@ class Caller:
             return Answer(503, response.json())
         return Answer(response.status_code, response.json())
 
-    # -- what faults ask of their victim -----------------------------------------------------------
-
-    async def serves(self) -> str:
-        """Wait until it is served; return the nonce of its backend."""
-        deadline = anyio.current_time() + PATIENCE
-        while not (answer := await self.call()).ok:
-            expect(anyio.current_time() < deadline, f"not well for {PATIENCE:g} s: {answer}")
-        return str(answer.facts["nonce"])
-
-    async def same(self, nonce: str) -> None:
-        """Its backend must still be the one with this nonce."""
-        answer = await self.call()
-        expect(answer.ok, f"expected an answer, got {answer}")
-        expect(answer.facts["nonce"] == nonce, f"another backend answers: {answer}")
-
-    async def is_told(self, nonce: str) -> None:
-        """It must be told that the state of this backend is lost, and then served (F50)."""
-        answer = await self.call()
-        expect(answer.fault.get("kind") == "state_lost", f"expected to be told, got {answer}")
-        expect(answer.fault.get("outcome") == "not_executed", f"told the wrong outcome: {answer}")
-        expect(await self.serves() != nonce, "the lost backend has answered")
-
     async def ends(self) -> None:
-        """End its session."""
         if self.client.id:
             await self.client.delete()
             self.client.id = ""
+
+    async def knocks(self) -> int:
+        ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        return (await self.client.post(ping)).status_code
+
+    def moves(self, pool: httpx2.AsyncClient) -> None:
+        self.client.http = pool
 
     def by_hand(self, *steps: Json) -> tuple[Entry, Json]:
         """Return a call to be sent by hand, whose answer nobody waits for, and its entry."""

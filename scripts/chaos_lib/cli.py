@@ -22,11 +22,13 @@ import httpx2
 from tests.rig import http as rig_http
 from tests.rig.http import http
 
-from . import of_backends, of_clients, of_proxies
+from . import of_backends, of_clients, of_moderns, of_proxies
 from .arena import Arena, Setting
-from .callers import PATIENCE, PAUSE, Caller, Latency, Unexpected
-from .kinds import ALONE, SHARED, Turns
+from .callers import PATIENCE, PAUSE, AnyCaller, Caller, Latency, Unexpected
+from .kinds import ALONE, EITHER, HANDSHAKE, MODERN, Turns
+from .moderns import ModernCaller
 from .record import Record
+from .tokens import Tokens
 
 EVERY: Final = 10.0
 """Seconds between two lines of figures."""
@@ -41,7 +43,7 @@ CALM: Final = 10.0
 SLOWER: Final = 3.0
 """How many times slower those may be that nothing is done to (I8)."""
 
-MODULES: Final = (of_backends, of_clients, of_proxies)
+MODULES: Final = (of_backends, of_clients, of_moderns, of_proxies)
 """They fill the tables of `kinds`."""
 
 
@@ -62,7 +64,10 @@ class Options(argparse.Namespace):
 def parse() -> Options:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="of all runs together")
-    parser.add_argument("--sessions", type=int, default=100, help="callers with a session each")
+    parser.add_argument(
+        "--sessions", type=int, default=100,
+        help="callers with a session each, every other one of the modern era",
+    )  # fmt: skip
     parser.add_argument("--faults", type=int, default=None, metavar="N", help="no more than N")
     parser.add_argument(
         "--seed", type=int, default=None, help="decides who, what and in which order"
@@ -85,13 +90,14 @@ def main() -> int:
         record = Record(Path(options.resume or f"{directory}/history.jsonl"))
         if options.seed is None:
             options.seed = secrets.randbelow(2**32) if record.seed is None else record.seed
-        print(f"seed {options.seed}, {len(SHARED) + len(ALONE)} kinds of faults", flush=True)
+        kinds = len({**EITHER, **HANDSHAKE, **MODERN, **ALONE})
+        print(f"seed {options.seed}, {kinds} kinds of faults", flush=True)
         if record.runs:
             print(f"going on after {record.seconds:.0f} s and {record.faults.total()} faults")
         record.begin(options.seed)
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            anyio.run(Chaos(options, record, Path(directory) / "s").run)
+            anyio.run(Chaos(options, record, Path(directory)).run)
         except KeyboardInterrupt:
             print(
                 f"interrupted; --resume {record.path} goes on" if options.resume else "interrupted"
@@ -120,15 +126,19 @@ def verdict(record: Record) -> int:
 class Chaos:
     """One run."""
 
-    def __init__(self, options: Options, record: Record, state_dir: Path) -> None:
+    def __init__(self, options: Options, record: Record, directory: Path) -> None:
         self._options = options
         self._record = record
         self._random = random.Random(f"{options.seed}/{record.runs}")
         setting = Setting(
             sessions=options.sessions, strict=options.strict, containment=options.containment
         )
-        self._arena = Arena(setting, state_dir, record)
-        self._callers: list[Caller] = []
+        run = record.runs
+        self._handshake = [f"c{run}-{n}" for n in range((options.sessions + 1) // 2)]
+        self._modern = [f"m{run}-{n}" for n in range(options.sessions // 2)]
+        tokens = Tokens(directory / "tokens", (*self._handshake, *self._modern))
+        self._arena = Arena(setting, directory / "s", record, tokens)
+        self._callers: list[AnyCaller] = []
         self._turns = Turns()
         self._slots = anyio.Semaphore(AT_ONCE_STRICTLY if options.strict else AT_ONCE)
         self._usual: list[float] = []
@@ -147,9 +157,10 @@ class Chaos:
 
     async def _call_and_harm(self, pool: httpx2.AsyncClient) -> None:
         count = self._options.sessions
-        for number in range(count):
-            rng = random.Random(self._random.random())
-            self._callers.append(Caller(f"c{self._record.runs}-{number}", self._arena, pool, rng))
+        for kind, names in ((Caller, self._handshake), (ModernCaller, self._modern)):
+            for name in names:
+                rng = random.Random(self._random.random())
+                self._callers.append(kind(name, self._arena, pool, rng))
         async with anyio.create_task_group() as tasks:
             for service in (self._record.keep_on, self._arena.watch, self._report):
                 tasks.start_soon(service)
@@ -157,11 +168,15 @@ class Chaos:
             async with anyio.create_task_group() as calling:
                 for caller in self._callers:
                     calling.start_soon(caller.go_on, max(0.2, PAUSE * count / 100))
+                    if isinstance(caller, ModernCaller):
+                        calling.start_soon(caller.listens_on)
                 await anyio.sleep(min(CALM + count * 0.1, self._options.minutes * 60 / 4))
                 self._usual = [latency.seconds for latency in self._latencies()]
                 for caller in self._callers:
                     caller.latencies.clear()
                 await self._harm()
+                for caller in self._callers:  # what is between two rounds would be waited for
+                    await caller.turn.acquire()
                 calling.cancel_scope.cancel()
             tasks.cancel_scope.cancel()
 
@@ -190,7 +205,7 @@ class Chaos:
         """Yield kinds for ever, each once before any comes again; first those that a run which is
         gone on with has not done."""
         while True:
-            deck = [*SHARED, *ALONE]
+            deck = [*EITHER, *HANDSHAKE, *MODERN, *ALONE]
             self._random.shuffle(deck)
             yield from sorted(deck, key=lambda kind: self._record.faults[kind])
 
@@ -208,17 +223,30 @@ class Chaos:
             await self._turns.end()
 
     async def _do(self, kind: str) -> None:
-        free = [caller for caller in self._callers if not caller.turn.locked()]
-        victim = self._random.choice(free or self._callers)
+        victim = self._victim(kind)
         async with victim.turn:
             self._arena.going += Counter([kind])
             try:
-                await (SHARED.get(kind) or ALONE[kind])(self._arena, victim)
+                await self._harm_through(victim, kind)
             except Exception as error:  # noqa: BLE001 - told in the verdict
                 self._record.is_wrong(f"{kind} through {victim.name}: {told_of(error)}")
             finally:
                 self._arena.going -= Counter([kind])
         self._record.done(kind)
+
+    def _victim(self, kind: str) -> AnyCaller:
+        era = Caller if kind in HANDSHAKE else ModernCaller if kind in MODERN else None
+        able = [caller for caller in self._callers if era is None or isinstance(caller, era)]
+        free = [caller for caller in able if not caller.turn.locked()]
+        return self._random.choice(free or able)
+
+    async def _harm_through(self, victim: AnyCaller, kind: str) -> None:
+        if kind in HANDSHAKE and isinstance(victim, Caller):
+            await HANDSHAKE[kind](self._arena, victim)
+        elif kind in MODERN and isinstance(victim, ModernCaller):
+            await MODERN[kind](self._arena, victim)
+        else:
+            await (EITHER.get(kind) or ALONE[kind])(self._arena, victim)
 
     # -- figures -----------------------------------------------------------------------------------
 
@@ -246,11 +274,13 @@ class Chaos:
         setting = self._arena.setting
         async with http() as pool, anyio.create_task_group() as tasks:
             for caller in self._callers:
-                caller.client.http = pool
+                caller.moves(pool)
                 tasks.start_soon(caller.ends)
-        await self._arena.gone(within=setting.bound(setting.ladder), after="the last DELETE")
+        await self._arena.gone(within=setting.bound(setting.all_gone), after="the last call")
         await self._arena.check_resources()
         usual, during = p99(self._usual), p99([one.seconds for one in self._latencies()])
+        heard = sum(one.heard for one in self._callers if isinstance(one, ModernCaller))
+        print(f"{heard} messages heard by those who listen")
         print(f"p99 of those that nothing was done to: {usual * 1e3:.1f} ms before, "
               f"{during * 1e3:.1f} ms while harm was done")  # fmt: skip
         for kind, slow in self._slowest():
@@ -262,7 +292,8 @@ class Chaos:
         """Return the five kinds beside which calls of others were the slowest, with their p99."""
         latencies = self._latencies()
         found = {
-            kind: p99([one.seconds for one in latencies if kind in one.beside]) for kind in SHARED
+            kind: p99([one.seconds for one in latencies if kind in one.beside])
+            for kind in (*EITHER, *HANDSHAKE, *MODERN)
         }
         return sorted(found.items(), key=lambda each: -each[1])[:5]
 

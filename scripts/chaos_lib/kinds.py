@@ -1,6 +1,7 @@
 """The kinds of harm that can be done. Each is a function, and says what must come of it.
 
-Neighbours: `of_backends`, `of_clients` and `of_proxies` have them; `cli` deals them out.
+Neighbours: `of_backends`, `of_clients`, `of_moderns` and `of_proxies` have them; `cli` deals them
+out.
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,20 +10,38 @@ from typing import Final
 import anyio
 
 from .arena import Arena
-from .callers import Answer, Caller, expect
+from .callers import Answer, AnyCaller, Caller, expect
+from .moderns import ModernCaller
 
-Harm = Callable[[Arena, Caller], Awaitable[None]]
+Harm = Callable[[Arena, AnyCaller], Awaitable[None]]
 """Done through a caller that nothing else is done to. Raises: Unexpected: it came to the wrong."""
 
-SHARED: Final[dict[str, Harm]] = {}
-"""By name, those that go on beside others."""
+OfHandshake = Callable[[Arena, Caller], Awaitable[None]]
+OfModern = Callable[[Arena, ModernCaller], Awaitable[None]]
+
+EITHER: Final[dict[str, Harm]] = {}
+"""By name, those that go on beside others, whatever the era of the caller."""
+
+HANDSHAKE: Final[dict[str, OfHandshake]] = {}
+MODERN: Final[dict[str, OfModern]] = {}
+"""Likewise, through callers of that era alone."""
 
 ALONE: Final[dict[str, Harm]] = {}
 """By name, those of the proxy itself: no others meanwhile."""
 
 
-def shared(harm: Harm) -> Harm:
-    SHARED[_name(harm)] = harm
+def either(harm: Harm) -> Harm:
+    EITHER[_name(harm)] = harm
+    return harm
+
+
+def handshake(harm: OfHandshake) -> OfHandshake:
+    HANDSHAKE[_name(harm)] = harm
+    return harm
+
+
+def modern(harm: OfModern) -> OfModern:
+    MODERN[_name(harm)] = harm
     return harm
 
 
@@ -31,7 +50,7 @@ def alone(harm: Harm) -> Harm:
     return harm
 
 
-def _name(harm: Harm) -> str:
+def _name(harm: Callable[..., Awaitable[None]]) -> str:
     return getattr(harm, "__name__", "").replace("_", "-")
 
 

@@ -9,6 +9,7 @@ import anyio
 import httpx2
 
 from sessionproxy.core.binding import KEY_SIZE, SessionIds
+from sessionproxy.http.auth import ISSUER, owner_of
 from tests.rig.http import Json, http
 from tests.rig.invariants import forged
 from tests.rig.peers import connected, head, posted, stalled, trickling
@@ -16,8 +17,10 @@ from tests.rig.recorded import Recorded
 from tests.rig.shim import Line, shimmed
 
 from .arena import Arena
-from .callers import Answer, Caller, expect
-from .kinds import in_time, shared
+from .callers import Answer, AnyCaller, Caller, expect
+from .kinds import either, handshake, in_time
+
+PING: bytes = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 
 HERE: float = 0.3
 """Seconds in which a request has reached its backend, or has not: both must be good."""
@@ -26,7 +29,7 @@ REAPED: float = 1.5
 """Seconds after a limit by which its backend is being stopped."""
 
 
-@shared
+@handshake
 async def hangs_up_in_a_call(arena: Arena, victim: Caller) -> None:
     """F26: the call goes on."""
     nonce = await victim.serves()
@@ -35,7 +38,7 @@ async def hangs_up_in_a_call(arena: Arena, victim: Caller) -> None:
     await victim.same(nonce)
 
 
-@shared
+@handshake
 async def resets_in_a_call(arena: Arena, victim: Caller) -> None:
     nonce = await victim.serves()
     _, message = victim.by_hand({"sleep": 2 * HERE}, {"progress": 5})
@@ -46,7 +49,7 @@ async def resets_in_a_call(arena: Arena, victim: Caller) -> None:
     await victim.same(nonce)
 
 
-@shared
+@handshake
 async def does_not_read_its_stream(arena: Arena, victim: Caller) -> None:
     """F29: calls of the session are answered all the same."""
     nonce = await victim.serves()
@@ -59,7 +62,7 @@ async def does_not_read_its_stream(arena: Arena, victim: Caller) -> None:
         await victim.same(nonce)
 
 
-@shared
+@handshake
 async def does_not_read_its_answer(arena: Arena, victim: Caller) -> None:
     """F30: the stream of one call fills up; others of the session do not wait for it."""
     nonce = await victim.serves()
@@ -69,18 +72,18 @@ async def does_not_read_its_answer(arena: Arena, victim: Caller) -> None:
         await victim.same(nonce)
 
 
-@shared
+@handshake
 async def is_half_open_for_a_while(arena: Arena, victim: Caller) -> None:
     """F28, with an end: nothing passes, then everything does."""
     await _through_a_bad_line(arena, victim, "stall")
 
 
-@shared
+@handshake
 async def is_reset_on_the_way(arena: Arena, victim: Caller) -> None:
     await _through_a_bad_line(arena, victim, "reset")
 
 
-@shared
+@handshake
 async def is_cut_off_on_the_way(arena: Arena, victim: Caller) -> None:
     await _through_a_bad_line(arena, victim, "cut")
 
@@ -114,7 +117,7 @@ def _by_another_way(victim: Caller, pool: httpx2.AsyncClient, url: str) -> Recor
     return client
 
 
-@shared
+@handshake
 async def has_a_slow_line(arena: Arena, victim: Caller) -> None:
     nonce = await victim.serves()
     slow = Line(latency=0.002, piece=64)
@@ -124,7 +127,7 @@ async def has_a_slow_line(arena: Arena, victim: Caller) -> None:
     await victim.same(nonce)
 
 
-@shared
+@handshake
 async def uses_one_id_for_all(arena: Arena, victim: Caller) -> None:
     """F32: every POST gets its own answer (which `Caller` checks)."""
     nonce = await victim.serves()
@@ -134,7 +137,7 @@ async def uses_one_id_for_all(arena: Arena, victim: Caller) -> None:
     await victim.same(nonce)
 
 
-@shared
+@handshake
 async def cancels(arena: Arena, victim: Caller) -> None:
     """F33: the backend is told, its late answer dropped."""
     nonce = await victim.serves()
@@ -155,7 +158,7 @@ async def cancels(arena: Arena, victim: Caller) -> None:
     await victim.same(nonce)
 
 
-@shared
+@handshake
 async def deletes_in_a_call(arena: Arena, victim: Caller) -> None:
     """F44: the call gets an error."""
     await victim.serves()
@@ -176,7 +179,7 @@ async def deletes_in_a_call(arena: Arena, victim: Caller) -> None:
     victim.client.id = ""
 
 
-@shared
+@handshake
 async def deletes_twice(arena: Arena, victim: Caller) -> None:
     """F44."""
     await victim.serves()
@@ -186,22 +189,28 @@ async def deletes_twice(arena: Arena, victim: Caller) -> None:
     victim.client.id = ""
 
 
-@shared
+@handshake
 async def uses_ids_that_are_not_its_own(arena: Arena, victim: Caller) -> None:
-    """F37, I7: forged, of another owner, of another server, never issued: one answer."""
+    """F37, F44, I7: forged, of another owner, of another server, never issued: one answer."""
     nonce = await victim.serves()
     key = (arena.state_dir / "key").read_bytes()
+    owner, other = (owner_of(ISSUER, name) for name in (victim.name, "somebody"))
     ids = [
         forged(victim.client.id),
-        SessionIds(key).mint("default", "local"),
-        SessionIds(key).mint("default", "somebody"),
-        SessionIds(secrets.token_bytes(KEY_SIZE)).mint("default", "local"),
+        SessionIds(key).mint("default", owner),
+        SessionIds(key).mint("default", other),
+        SessionIds(secrets.token_bytes(KEY_SIZE)).mint("default", owner),
         "x" * len(victim.client.id),
     ]
     answers: set[tuple[int, bytes]] = set()
+    if others := arena.tokens.others(victim.name):
+        for method in ("POST", "DELETE"):
+            response = await victim.client.also(**others).send(method, PING)
+            expect(response.status_code == 404, f"another owner got {response.status_code}")
+            victim.client.history.foreign.append(response.status_code)
     for id in ids:
         for method, body in (
-            ("POST", b'{"jsonrpc":"2.0","id":1,"method":"ping"}'),
+            ("POST", PING),
             ("DELETE", b""),
         ):
             response = await victim.client.send(method, body, mcp_session_id=id)
@@ -211,7 +220,7 @@ async def uses_ids_that_are_not_its_own(arena: Arena, victim: Caller) -> None:
     await victim.same(nonce)
 
 
-@shared
+@handshake
 async def sends_too_much(arena: Arena, victim: Caller) -> None:
     """F48: refused by its head, before it is read."""
     nonce = await victim.serves()
@@ -229,7 +238,7 @@ async def _is_refused(arena: Arena, sent: bytes, status: bytes) -> None:
     expect(answer.split(b" ")[1] == status, f"expected {status!r}, got {answer[:100]!r}")
 
 
-@shared
+@handshake
 async def sends_what_is_no_message(arena: Arena, victim: Caller) -> None:
     """F11."""
     nonce = await victim.serves()
@@ -248,7 +257,7 @@ async def sends_what_is_no_message(arena: Arena, victim: Caller) -> None:
     await victim.same(nonce)
 
 
-@shared
+@handshake
 async def sends_byte_after_byte(arena: Arena, victim: Caller) -> None:
     """F47: others do not wait for it."""
     nonce = await victim.serves()
@@ -257,7 +266,7 @@ async def sends_byte_after_byte(arena: Arena, victim: Caller) -> None:
             await victim.same(nonce)
 
 
-@shared
+@handshake
 async def leaves_before_its_session_is_open(arena: Arena, victim: Caller) -> None:
     """F39."""
     victim.client.history.sent(f"{victim.name}/never", "initialize").left = True
@@ -270,14 +279,16 @@ async def leaves_before_its_session_is_open(arena: Arena, victim: Caller) -> Non
         await anyio.sleep(0.02)
 
 
-@shared
+@handshake
 async def storms(arena: Arena, victim: Caller) -> None:
     """F38: more openings at once than there are places; each gets a session, or 503."""
     statuses: list[int] = []
     history, names = arena.record.history, f"{victim.name}/storm-{secrets.token_hex(3)}"
 
     async def come(pool: httpx2.AsyncClient, number: int) -> None:
-        client = Recorded(pool, arena.url, history=history, label=f"{names}-{number}")
+        headers = arena.tokens.headers(victim.name)
+        label = f"{names}-{number}"
+        client = Recorded(pool, arena.url, headers=headers, history=history, label=label)
         response = await client.initialize()
         statuses.append(response.status_code)
         if response.status_code == 503:
@@ -291,14 +302,14 @@ async def storms(arena: Arena, victim: Caller) -> None:
     expect(set(statuses) <= {200, 503}, f"openings got {set(statuses)}")
 
 
-@shared
-async def idles(arena: Arena, victim: Caller) -> None:
+@either
+async def idles(arena: Arena, victim: AnyCaller) -> None:
     nonce = await victim.serves()
     await anyio.sleep(arena.setting.idle + REAPED)
     await victim.is_told(nonce)
 
 
-@shared
+@handshake
 async def disconnects(arena: Arena, victim: Caller) -> None:
     """DESIGN 7: its stream closes, and nothing more comes for `linger`."""
     nonce = await victim.serves()
@@ -308,7 +319,7 @@ async def disconnects(arena: Arena, victim: Caller) -> None:
     await victim.is_told(nonce)
 
 
-@shared
+@handshake
 async def vanishes(arena: Arena, victim: Caller) -> None:
     """It forgets its session, and opens another."""
     await victim.serves()

@@ -5,12 +5,12 @@ import signal
 import anyio
 
 from .arena import Arena
-from .callers import Caller, expect
+from .callers import AnyCaller, expect
 from .kinds import alone
 
 
 @alone
-async def pauses(arena: Arena, victim: Caller) -> None:
+async def pauses(arena: Arena, victim: AnyCaller) -> None:
     """F42: longer than the idle limit; nobody is idle for it (which `Caller` checks)."""
     nonce = await victim.serves()
     arena.harm()
@@ -24,7 +24,7 @@ async def pauses(arena: Arena, victim: Caller) -> None:
 
 
 @alone
-async def is_restarted(arena: Arena, victim: Caller) -> None:
+async def is_restarted(arena: Arena, victim: AnyCaller) -> None:
     """F23, F25: what is in flight ends, then all backends."""
     await victim.serves()
     status = await arena.end(signal.SIGTERM, within=_all_gone(arena))
@@ -33,7 +33,7 @@ async def is_restarted(arena: Arena, victim: Caller) -> None:
 
 
 @alone
-async def is_restarted_in_a_hurry(arena: Arena, victim: Caller) -> None:
+async def is_restarted_in_a_hurry(arena: Arena, victim: AnyCaller) -> None:
     """F23: a second SIGTERM means now."""
     await victim.serves()
     within = arena.setting.bound(2)
@@ -43,7 +43,7 @@ async def is_restarted_in_a_hurry(arena: Arena, victim: Caller) -> None:
 
 
 @alone
-async def is_killed_and_restarted(arena: Arena, victim: Caller) -> None:
+async def is_killed_and_restarted(arena: Arena, victim: AnyCaller) -> None:
     """F24: its backends go with it."""
     await victim.serves()
     await arena.end(signal.SIGKILL, within=arena.setting.bound(1))
@@ -54,6 +54,6 @@ def _all_gone(arena: Arena) -> float:
     return arena.setting.bound(arena.setting.drain_timeout + arena.setting.ladder)
 
 
-async def _begins_again(arena: Arena, victim: Caller) -> None:
+async def _begins_again(arena: Arena, victim: AnyCaller) -> None:
     await arena.begin()
     await victim.serves()

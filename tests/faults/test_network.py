@@ -18,6 +18,7 @@ from tests.rig.embedded import Embedded, until
 from tests.rig.hooks import InFlight
 from tests.rig.http import PATIENCE, Json, calling, request
 from tests.rig.invariants import Watch, watched
+from tests.rig.modern import on_the_wire
 from tests.rig.netns import Cable, cable
 from tests.rig.peers import head, posted
 
@@ -137,3 +138,23 @@ async def test_a_pause_of_the_network_shorter_than_the_limit_is_no_loss(
             while b"the end" not in found:
                 found += await read_some(client)
         assert json.dumps("meanwhile").encode() in found
+
+
+async def test_a_modern_client_that_vanishes_has_cancelled(
+    wire: Cable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS F28: comments that nobody acknowledges, and then as F27: the backend hears of it."""
+    hook = InFlight()
+    async with reachable(wire, monkeypatch, hook) as watch, watch.modern("alice") as alice:
+        entry, params = alice.begins("tools/call", calling({"until_cancelled": 1}))
+        entry.left = True
+        with wire.connected(watch.proxy.port, seconds=PATIENCE) as vanishing:
+            vanishing.sendall(on_the_wire(alice.build("tools/call", params)))
+            await until(lambda: bool(hook.calls))
+            wire.pull()
+            assert hook.calls[0].outcome is None
+            await until(lambda: hook.calls[0].outcome is not None)
+        wire.plug()
+        _, answer = await alice.ask(calling({"sleep": 0.05}, {"tells": "seen"}))
+    seen = answer["result"]["structuredContent"]["seen"]
+    assert "notifications/cancelled" in [message.get("method") for message in seen]

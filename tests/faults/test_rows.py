@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .rows import LATER, TESTS
+from .rows import LATER, SECURITY, TESTS
 
 ROOT = Path(__file__).parents[2]
 ROWS = [f"F{number:02}" for number in range(1, 51)]
@@ -31,6 +31,14 @@ def test_the_tests_of_a_row_exist_and_name_it(row: str) -> None:
         assert name in found, f"{row}: {node} does not exist"
         if path.startswith("tests/faults/"):
             assert row in found[name], f"{row}: {node} does not name it in its docstring"
+
+
+@pytest.mark.parametrize("topic", SECURITY)
+def test_the_tests_of_a_rule_exist(topic: str) -> None:
+    """FAULTS, Security."""
+    for node in SECURITY[topic]:
+        path, _, name = node.partition("::")
+        assert name in _tests_in(ROOT / path), f"{topic}: {node} does not exist"
 
 
 def _tests_in(path: Path) -> dict[str, str]:
