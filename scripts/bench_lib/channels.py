@@ -105,6 +105,15 @@ class StdioChannel:
         self.process.stdout.close()
 
 
+VERSION: Final = b"2026-07-28"
+ENVELOPE: Final = (
+    b'"io.modelcontextprotocol/protocolVersion":"%b",'
+    b'"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"},'
+    b'"io.modelcontextprotocol/clientCapabilities":{}'
+) % VERSION
+"""What `_meta` of every request of the modern era has."""
+
+
 class HttpChannel:
     """A keep-alive HTTP/1.1 connection to `/mcp` that reads JSON and SSE answers."""
 
@@ -316,3 +325,34 @@ class HttpChannel:
             self.messages.append(data)
             if is_answer(data):
                 self.answered_at = time.perf_counter()
+
+
+class ModernChannel(HttpChannel):
+    """The same for 2026-07-28: no session of the protocol's, but a conversation in the path."""
+
+    def __init__(self, port: int, key: str) -> None:
+        self._key = key
+        self._heads: dict[bytes, bytes] = {}
+        super().__init__(port)
+
+    def send(self, message: bytes) -> None:
+        """Send a `tools/call` as `sessions.call` makes it, with the envelope in its `_meta`."""
+        tool = message.partition(b'"name":"')[2].partition(b'"')[0]
+        head = self._heads.get(tool)
+        if head is None:
+            head = self._heads[tool] = self._head_for(tool)
+        at = message.index(b'"params":{') + len(b'"params":{')
+        end = message.rfind(b',"_meta":{', -200)
+        if end < 0:
+            body = b"".join((message[:at], b'"_meta":{', ENVELOPE, b"},", message[at:]))
+        else:
+            end += len(b',"_meta":{')
+            body = b"".join((message[:end], ENVELOPE, b",", message[end:]))
+        self._send(head % len(body), body)
+
+    def _head_for(self, tool: bytes) -> bytes:
+        return (
+            b"POST /mcp/s/%b HTTP/1.1\r\n%bContent-Type: application/json\r\n"
+            b"Accept: application/json, text/event-stream\r\nMcp-Protocol-Version: %b\r\n"
+            b"Mcp-Method: tools/call\r\nMcp-Name: %b\r\nContent-Length: %%d\r\n\r\n"
+        ) % (self._key.encode(), self._lines.encode(), VERSION, tool)

@@ -1,5 +1,7 @@
 """FastMCP's documented recipe for stateful servers, as a target. Runs in FastMCP's own environment.
 
+The backend is the command, or after `--url` the URL of a server.
+
 `fastmcp` is no dependency of the project, so its types are unknown here.
 """
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownMemberType=false
@@ -16,7 +18,10 @@ def main() -> None:
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     command: list[str] = options.command
-    client = StatefulProxyClient(StdioTransport(command=command[0], args=command[1:]))
+    if command[0] == "--url":
+        client = StatefulProxyClient(command[1])
+    else:
+        client = StatefulProxyClient(StdioTransport(command=command[0], args=command[1:]))
     proxy = FastMCPProxy(client_factory=client.new_stateful, name="recipe")
     proxy.run(
         transport="http",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from . import results as r
-from .channels import CallFailed, Channel, HttpChannel, StdioChannel
+from .channels import CallFailed, Channel, HttpChannel, ModernChannel, StdioChannel
 from .load import CounterJob, EchoJob, PlainJob, run_load
 from .probes import (
     GONE_TIMEOUT,
@@ -24,8 +24,17 @@ from .probes import (
     wrappers_of,
 )
 from .processes import Cpu, backend_command
-from .sessions import answer_of, call, end_http, exchange, open_http, open_stdio, text_of
-from .targets import IDLE_LIMIT, STARLETTE, STDIO, WARM, Targets
+from .sessions import (
+    answer_of,
+    call,
+    end_http,
+    exchange,
+    open_http,
+    open_modern,
+    open_stdio,
+    text_of,
+)
+from .targets import IDLE_LIMIT, MODERN, STARLETTE, STDIO, WARM, Targets
 
 SESSIONS: Final = 8  # of the concurrent slices
 BIG: Final = 8 << 20  # bytes of the big payload
@@ -121,8 +130,8 @@ class Measures:
             channel = open_stdio(backend_command(secrets.token_hex(8)))
             listener = None
         else:
-            channel = open_http(self._port(target))
-            listener = listen(channel)
+            channel = self._open_http(target)
+            listener = None if isinstance(channel, ModernChannel) else listen(channel)
         try:
             answer_of(exchange(channel, call("echo", b'{"text":"first"}')))
             began = time.perf_counter()
@@ -154,12 +163,13 @@ class Measures:
             time.sleep(REFILL)
         server = self.targets.servers[target]
         before = {process.pid for process in server.backends()}
-        channel = HttpChannel(server.port)
+        channel = open_modern(server.port) if target == MODERN else HttpChannel(server.port)
         began = time.perf_counter()
-        open_http(server.port, channel)
+        if target != MODERN:
+            open_http(server.port, channel)
         answer_of(channel.request(message))
         found = {r.FIRST_CALL: channel.answered_at - began}
-        if target == WARM:
+        if target in (WARM, MODERN):
             end_http(channel)
             return found
         started = [process for process in server.backends() if process.pid not in before]
@@ -193,20 +203,21 @@ class Measures:
             r.LOST: counted.lost + load.failed,
             r.DOUBLED: counted.doubled,
         }
-        if target != STDIO:
+        if target not in (STDIO, MODERN):  # whose conversations of other slices have not ended
             found[r.BACKENDS] = len(self.targets.servers[target].backends())
         return found
 
     def idle_memory(self, target: str) -> dict[str, float]:
         """What each idle session adds to the proxy, after others have warmed it up."""
-        server = self.targets.servers[target]
-        opener = HttpChannel(server.port)
+        server, port = self.targets.servers[target], self._port(target)
+        opener = HttpChannel(port)
         ids: list[str | None] = []
+        again = None if target == MODERN else lambda: open_http(port, opener)
         try:
-            open_idle(server, opener, ids, WARM_UP_SESSIONS)
+            open_idle(port, again, ids, WARM_UP_SESSIONS)
             time.sleep(SETTLE)
             before = (server.rss(), server.threads())
-            open_idle(server, opener, ids, self.plan.idle_sessions)
+            open_idle(port, again, ids, self.plan.idle_sessions)
             time.sleep(SETTLE)
             after = (server.rss(), server.threads())
             wrappers = wrappers_of(server)
@@ -259,7 +270,11 @@ class Measures:
             return open_stdio(backend_command(secrets.token_hex(8)))
         if target == STARLETTE:
             return HttpChannel(self._port(target))
-        return open_http(self._port(target))
+        return self._open_http(target)
+
+    def _open_http(self, target: str) -> HttpChannel:
+        port = self._port(target)
+        return open_modern(port) if target == MODERN else open_http(port)
 
     def _port(self, target: str) -> int:
         return self.targets.servers[target].port

@@ -32,9 +32,11 @@ class Peer:
     kind: str  # "npm" or "pip"
     command: Callable[[Path, int, list[str]], list[str]]
     """Of its directory, the port to serve and the backend's command."""
+    before_url: bool = False
+    """Its backends are behind a URL, which it is told instead of their command."""
 
     def directory(self, cache: Path) -> Path:
-        return cache / f"{self.name}-{self.version}"
+        return cache / f"{self.kind}-{self.package}-{self.version}"
 
     def is_installed(self, cache: Path) -> bool:
         return (self.directory(cache) / "installed").exists()
@@ -122,4 +124,5 @@ PEERS: Final = (
     Peer("mcp-proxy-npm", "mcp-proxy", "6.7.19", "npm", _mcp_proxy_npm),
     Peer("mcp-proxy-pypi", "mcp-proxy", "0.13.0", "pip", _mcp_proxy_pypi),
     Peer("fastmcp", "fastmcp", "4.0.11", "pip", _fastmcp),
+    Peer("fastmcp --url", "fastmcp", "4.0.11", "pip", _fastmcp, before_url=True),
 )

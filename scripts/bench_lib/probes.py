@@ -7,6 +7,7 @@ import contextlib
 import json
 import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import psutil
 
 from .channels import CallFailed, HttpChannel
 from .processes import Server, tagged
-from .sessions import answer_of, call, end_http, exchange, open_http
+from .sessions import answer_of, call, end_http, exchange, open_modern
 
 LISTEN_TIMEOUT: Final = 0.3  # seconds a GET stream has to open, or to become quiet
 GONE_TIMEOUT: Final = 3.0  # seconds after DELETE until a backend counts as kept
@@ -81,12 +82,19 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def open_idle(server: Server, opener: HttpChannel, ids: list[str | None], number: int) -> None:
-    """So many sessions more, each past one call; `ids` has them even when one fails."""
+def open_idle(
+    port: int, again: Callable[[], HttpChannel] | None, ids: list[str | None], number: int
+) -> None:
+    """So many sessions more, each past one call; `ids` has them even when one fails.
+
+    `again` opens the next one, on the same connection; None: for modern clients.
+    """
     for _ in range(number):
-        open_http(server.port, opener)
-        ids.append(opener.session_id)
-        answer_of(exchange(opener, call("echo", b'{"text":"idle"}')))
+        channel = open_modern(port) if again is None else again()
+        ids.append(channel.session_id)
+        answer_of(exchange(channel, call("echo", b'{"text":"idle"}')))
+        if again is None:
+            channel.close()
 
 
 def end_all(port: int, ids: list[str | None]) -> None:

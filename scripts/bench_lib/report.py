@@ -9,9 +9,11 @@ from typing import Final
 from . import results as r
 from .measures import BIG, NOTES, Plan
 from .results import Results, Spread
-from .targets import IDLE, PROXY, STARLETTE, STDIO, WARM, Targets
+from .targets import IDLE, MODERN, PROXY, STARLETTE, STDIO, UPSTREAM, WARM, Targets
 
 NONE: Final = "-"  # an empty cell
+MODERN_LIMIT: Final = 1.3
+"""What a modern call may cost, as a multiple of a handshake one."""
 Cell = Callable[[str], str]
 
 PARTS: Final = {
@@ -50,7 +52,9 @@ class Report:
         self._targets = targets
         self._results = results
         self._plan = plan
-        self._proxies = [n for n in targets.servers if n not in (STARLETTE, WARM, IDLE)]
+        others = (STARLETTE, WARM, IDLE)
+        running = [n for n in targets.servers if n not in others]
+        self._proxies = [n for n in running if not n.startswith(UPSTREAM)]
 
     def ratios(self) -> str:
         """Against the limit: bare stdio and bare Starlette, round by round."""
@@ -71,6 +75,12 @@ class Report:
                 "",
                 lambda n: cell(results.ratio(r.CPU_MANY, n, self._same(r.CPU_MANY, STARLETTE))),
             ),
+            (
+                "proxy CPU per call / a handshake client's, 1 session",
+                f"<= {MODERN_LIMIT:g}",
+                lambda n: self._beside_handshake(r.CPU_ONE, n),
+            ),
+            ("the same, 8 sessions", "", lambda n: self._beside_handshake(r.CPU_MANY, n)),
             (
                 "calls/s at 8 sessions / limit",
                 ">= 0.8, aim 1.0",
@@ -175,6 +185,11 @@ class Report:
             (f"{size} each way: time / direct", "<= 2", self._against(r.BIG_BOTH, "big_each_way")),
         ]
 
+    def _beside_handshake(self, metric: str, name: str) -> str:
+        if name != MODERN:
+            return NONE
+        return cell(self._results.ratio(metric, name, self._same(metric, PROXY)))
+
     def _memory(self, name: str) -> str:
         return cell(self._results.median(r.MEMORY, name), 1 / 1024, 1)
 
@@ -200,6 +215,8 @@ class Report:
         found = self._results.median(r.GONE, name)
         if found is not None:
             return cell(found, 1e3, 1)
+        if name == MODERN:
+            return "has no DELETE"
         if self._results.median(r.FIRST_CALL, name) is not None:
             return "no backend of its own"
         return self._failed("first_call", name)
@@ -208,7 +225,7 @@ class Report:
         found = self._results.median(r.FIRST_CALL, name)
         if found is None:
             return self._failed("first_call", name)
-        shared = self._results.median(r.GONE, name) is None
+        shared = self._results.median(r.GONE, name) is None and name != MODERN
         return cell(found, 1e3, 1) + (", shared backend already running" if shared else "")
 
     def _gone_idle(self, name: str) -> str:

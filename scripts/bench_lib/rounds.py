@@ -14,7 +14,7 @@ import psutil
 from .channels import CallFailed
 from .measures import Measures
 from .results import Results
-from .targets import IDLE, PROXY, STARLETTE, STDIO, WARM, Targets
+from .targets import IDLE, MODERN, PROXY, STARLETTE, STDIO, UPSTREAM, WARM, Targets
 
 Slice = Callable[[str], dict[str, float]]
 
@@ -26,8 +26,9 @@ def run(targets: Targets, measures: Measures, results: Results) -> None:
     gc.disable()  # a collection of the client's would fall into somebody's slice
     plan = measures.plan
     began = time.monotonic()
-    names = [STDIO, *(name for name in targets.servers if name != IDLE)]
-    for name in targets.servers:
+    running = [name for name in targets.servers if not name.startswith(UPSTREAM)]
+    names = [STDIO, *(name for name in running if name != IDLE)]
+    for name in running:
         if name == IDLE:
             one(measures.idle_end, "idle_end", name, measures, results)
         elif name not in (STARLETTE, WARM):
@@ -65,13 +66,14 @@ def parts(measures: Measures) -> list[tuple[str, Slice, tuple[str, ...]]]:
 
 
 def run_cpu_only(measures: Measures, results: Results) -> None:
-    """Only the slices that tell the processor time per call of the proxy and of Starlette."""
+    """Only the slices that tell the processor time per call: Starlette's, and the proxy's for
+    clients of either era."""
     gc.disable()
-    for name in (STARLETTE, PROXY):
+    names = (STARLETTE, PROXY, MODERN)
+    for name in names:
         one(measures.warm_up, "warm_up", name, measures, results)
     while results.rounds < measures.plan.rounds:
-        pair = (STARLETTE, PROXY) if results.rounds % 2 else (PROXY, STARLETTE)
-        for name in pair:
+        for name in names if results.rounds % 2 else reversed(names):
             one(measures.latency, "latency", name, measures, results)
             one(measures.throughput, "throughput", name, measures, results)
         results.rounds += 1

@@ -1,4 +1,4 @@
-"""MCP sessions of the handshake era over a channel: open, call, end.
+"""MCP sessions over a channel: open, call, end. Of the handshake era, but for `open_modern`.
 
 Every request goes out with `id: 1`, as many real clients do.
 Neighbours: `channels` below; `measures` and `load` above.
@@ -6,9 +6,10 @@ Neighbours: `channels` below; `measures` and `load` above.
 
 import contextlib
 import json
+import secrets
 from typing import Final
 
-from .channels import CallFailed, HttpChannel, StdioChannel
+from .channels import CallFailed, HttpChannel, ModernChannel, StdioChannel
 
 INITIALIZE: Final = (
     b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18",'
@@ -54,8 +55,19 @@ def open_http(port: int, channel: HttpChannel | None = None) -> HttpChannel:
     return channel
 
 
+def open_modern(port: int) -> ModernChannel:
+    """A channel with a conversation of its own, which its first call begins. Raises: OSError."""
+    return ModernChannel(port, secrets.token_hex(12))
+
+
 def end_http(channel: HttpChannel) -> None:
-    """The target has answered a DELETE of the session, whatever it said; the channel is closed."""
+    """The target has answered a DELETE of the session, whatever it said; the channel is closed.
+
+    The conversations of modern clients end by themselves, when they are idle.
+    """
+    if isinstance(channel, ModernChannel):
+        channel.close()
+        return
     with contextlib.suppress(CallFailed, OSError):
         channel.send_bare("DELETE")
         while not channel.receive():
