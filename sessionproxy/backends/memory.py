@@ -5,16 +5,15 @@ one, which is called for every session. Neighbours: `core.session` launches and 
 enters it for the life of the process; `backends.hosted` is one run.
 """
 
-import contextvars
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self, TypeAlias
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..config import ConfigError
+from ..core.background import Background
 from ..core.exchange import Hook
 from ..core.latch import Latch
 from ..core.memory import Opening
@@ -47,15 +46,13 @@ class MemoryLauncher(anyio.AsyncContextManagerMixin):
         self._max_line = max_line
         self._hooks = hooks
         self._tally = tally if tally is not None else Counter[str]()
+        self._background = Background()
         self._hurry = Latch()
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        self._context = contextvars.copy_context()
-        async with anyio.create_task_group() as tasks:
-            self._tasks: TaskGroup = tasks
+        async with self._background:
             yield self
-            tasks.cancel_scope.cancel()
 
     def hurry(self) -> None:
         """From now on backends that are being stopped are cancelled without waiting."""
@@ -65,12 +62,12 @@ class MemoryLauncher(anyio.AsyncContextManagerMixin):
     async def launch(
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Relay]:
-        context = self._context.copy()
+        context = self._background.context()
         hosted = Hosted(self._factory, label, max_line=self._max_line, context=context)
         try:
             relay = Relay(hosted, upstream, hooks=self._hooks, tally=self._tally, label=label)
             hosted.attach(relay)
-            self._context.copy().run(self._tasks.start_soon, hosted.run)
+            self._background.start(hosted.run)
             yield relay
         finally:
             await hosted.close(self._stop_grace, self._hurry)

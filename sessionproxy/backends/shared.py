@@ -6,7 +6,6 @@ first nor one that goes takes it along. Neighbours: `serve` puts this around the
 transport, and `eras` around this; `backends.share` is what a session sees of the backend.
 """
 
-import contextvars
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -14,9 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..core.admission import retry_after
+from ..core.background import Background
 from ..core.caller import ask
 from ..core.latch import Latch
 from ..core.memory import Opening
@@ -118,19 +117,17 @@ class SharedLauncher(anyio.AsyncContextManagerMixin):
         self._start_timeout = start_timeout
         self._user_of = user_of
         self._tally = tally if tally is not None else Counter[str]()
+        self._background = Background()
         self._life: _Life | None = None
         self._closing = False
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        self._context = contextvars.copy_context()
-        async with anyio.create_task_group() as tasks:
-            self._tasks: TaskGroup = tasks
+        async with self._background:  # what stops the backend is shielded, and bounded
             try:
                 yield self
             finally:
                 self._closing = True
-                tasks.cancel_scope.cancel()  # what stops the backend is shielded, and bounded
 
     @property
     def backends(self) -> int:
@@ -202,8 +199,7 @@ class SharedLauncher(anyio.AsyncContextManagerMixin):
         if self._closing:
             raise Draining("the proxy is shutting down", retry_after=retry_after())
         life = self._life = _Life(opening, self._tally)
-        # It outlives the request that it is started for, and inherits nothing of it.
-        self._context.copy().run(self._tasks.start_soon, self._run, life)
+        self._background.start(self._run, life)
         return life
 
     async def _run(self, life: _Life) -> None:

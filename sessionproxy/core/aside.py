@@ -5,17 +5,15 @@ speaks. The answer is there long before that backend has ended, which takes some
 of `stop_grace`. Neighbours: `core.catalogue` and `eras` use it; `serve` runs it.
 """
 
-import contextvars
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..errors import BackendStartFailed
-from .context import caller_authorization
+from .background import Background
 from .latch import Latch
 from .ports import Backend
 
@@ -42,17 +40,13 @@ class Aside(anyio.AsyncContextManagerMixin):
     """Has a task for each backend that it lends. On exit all are gone."""
 
     def __init__(self) -> None:
+        self._background = Background()
         self._left = 0
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        self._context = contextvars.copy_context()
-        async with anyio.create_task_group() as tasks:
-            self._tasks: TaskGroup = tasks
-            try:
-                yield self
-            finally:
-                tasks.cancel_scope.cancel()
+        async with self._background:
+            yield self
 
     @asynccontextmanager
     async def lend(
@@ -63,10 +57,8 @@ class Aside(anyio.AsyncContextManagerMixin):
         Raises: as `launching` does on entering; BackendStartFailed: all is being ended.
         """
         use = _Use()
-        # Not in the context of the request that happens to need it first, but for its credential.
-        context = self._context.copy()
-        context.run(caller_authorization.set, caller_authorization.get())
-        context.run(self._tasks.start_soon, self._keep, use, launching)
+        context = self._background.callers_context()
+        self._background.start(self._keep, use, launching, context=context)
         try:
             await use.begun.wait()
             if use.failure is not None:

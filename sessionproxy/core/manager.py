@@ -4,16 +4,15 @@ The one task group every session runs in. Neighbours: the frontend calls `create
 `ready` and `end`; `serve` enters the manager for the life of the process.
 """
 
-import contextvars
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..errors import (
     BackendGone,
@@ -26,10 +25,10 @@ from ..errors import (
 from ..wire import Bytes
 from .admission import Admission, retry_after
 from .attachments import Attachment, Attachments
+from .background import Background
 from .binding import CONVERSATION, SessionIds
 from .byowner import ByOwner
 from .circuit import Circuit
-from .context import caller_authorization
 from .deadlines import CallLimit
 from .exchange import ClientPort, ReplySink
 from .memory import Loss, Opening
@@ -101,6 +100,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         self.registry: Registry = registry or LocalRegistry(limits.max_asleep)
         self.pauses = Pauses() if pauses is None else pauses
         self.timers = Timers(self.pauses) if timers is None else timers
+        self._background = Background()
         self.admission = Admission(
             self.pauses,
             max_sessions=limits.max_sessions,
@@ -123,16 +123,14 @@ class SessionManager(anyio.AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        self._context = contextvars.copy_context()
         self._began_at = anyio.current_time()
-        async with anyio.create_task_group() as tasks:
-            self._tasks: TaskGroup = tasks
-            tasks.start_soon(self.pauses.run)
-            tasks.start_soon(self.timers.run)
-            tasks.start_soon(self._reap)
+        async with self._background:
+            self._background.start(self.pauses.run)
+            self._background.start(self.timers.run)
+            self._background.start(self._reap)
             if self.limits.call_timeout is not None:
                 self._call_limit = CallLimit(self.limits.call_timeout, self.pauses)
-                tasks.start_soon(self._call_limit.run)
+                self._background.start(self._call_limit.run)
             try:
                 yield self
             finally:
@@ -140,7 +138,6 @@ class SessionManager(anyio.AsyncContextManagerMixin):
                 self.end_all(EndReason.SHUTDOWN)
                 with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
                     await self._all_gone()
-                tasks.cancel_scope.cancel()
 
     # -- opening and finding -----------------------------------------------------------------------
 
@@ -150,7 +147,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         opening: Opening,
         client: ClientPort,
         opener: ReplySink,
-        context: contextvars.Context | None = None,
+        context: Context | None = None,
     ) -> Session:
         """Mint an id and start a backend for it; `opened` waits for it.
 
@@ -167,7 +164,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         opening: Opening,
         client: ClientPort,
         opener: ReplySink | None,
-        context: contextvars.Context | None,
+        context: Context | None,
         *,
         keeps_id: bool,
         shared: bool = False,
@@ -207,7 +204,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         key: str,
         opening: Opening,
         modern: ClientPort,
-        context: contextvars.Context | None = None,
+        context: Context | None = None,
     ) -> Session:
         """Open the session of a conversation that has none; `ready` waits for it.
 
@@ -419,14 +416,11 @@ class SessionManager(anyio.AsyncContextManagerMixin):
     # -- running -----------------------------------------------------------------------------------
 
     def _spawn(self, session: Session) -> None:
-        # A session outlives the request that opens or wakes it, so it must not inherit that
-        # request's ContextVars (its user, its trace); but it begins with that one's credential.
-        context = self._context.copy()
-        context.run(caller_authorization.set, caller_authorization.get())
-        context.run(self._tasks.start_soon, self._begin, session)
+        context = self._background.callers_context()
+        self._background.start(self._begin, session, context=context)
 
     def _finish_soon(self, session: Session) -> None:
-        self._context.copy().run(self._tasks.start_soon, self._finish, session)
+        self._background.start(self._finish, session)
 
     async def _finish(self, session: Session) -> None:
         try:

@@ -6,7 +6,7 @@ basic/patterns/mrtr). Its client is asked on its stream meanwhile, and gets one 
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import inf, nextafter
 from typing import Final, Protocol
 
@@ -14,12 +14,13 @@ import msgspec
 from msgspec import Raw
 
 from .. import wire
-from ..core.exchange import Ask, Exchange, Outbound, Outcome
+from ..core.exchange import Ask, Exchange, Outcome
 from ..core.ports import Backend
 from ..core.timers import Timer, Timers
 from ..errors import BackendAsksOn, BackendGone, Exit, InvalidMessage
 from ..wire import Bytes, Envelope
 from ..wire.envelope import text, with_envelope
+from .instead import Instead
 from .questions import unanswered
 
 MAX_ROUNDS: Final = 10
@@ -29,27 +30,6 @@ PAUSES: Final = (0.05, 0.1, 0.2, 0.25)
 """Seconds before a request is repeated that the backend only put off; the last one from then on."""
 
 _OVER: Final = b'{"reason":"the request is over"}'
-
-
-class Inner:
-    """Takes the answer to a request that is sent for one of the client's. A `ReplySink`."""
-
-    def __init__(self, outer: Exchange, then: Callable[[Outcome], None]) -> None:
-        self.outer = outer
-        self._then = then
-
-    @property
-    def attached(self) -> bool:
-        return self.outer.sink.attached
-
-    def takes(self, method: str) -> int:
-        return self.outer.sink.takes(method)
-
-    def message(self, message: Outbound) -> None:
-        """Not used: what comes before the answer comes through the bridge."""
-
-    def settled(self, exchange: Exchange) -> None:
-        self._then(exchange.outcome or Outcome())
 
 
 class Wheel(Protocol):
@@ -131,7 +111,7 @@ class Driven:
             self._outer.method,
             params,
             client_id=b"",
-            sink=Inner(self._outer, self._answered),
+            sink=Instead(self._outer, self._answered),
             context=self._outer.context,
             envelope=envelope,
         )

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from .. import wire
 from ..core.caller import UNHEARD
-from ..core.exchange import Ask, Exchange, Outbound, Outcome
+from ..core.exchange import Ask, Exchange, Outcome
 from ..core.ports import Backend, Identity, Upstream
 from ..core.timers import Timers
 from ..errors import BackendGone, Exit, InvalidMessage, InvalidRequestState, NoLongerWaiting
@@ -24,6 +24,7 @@ from ..wire.envelope import LOG_LEVELS, read_meta, read_request, severity, text
 from ..wire.welcome import discover_result, initialize_params
 from . import results
 from .calls import Call, Note
+from .instead import Instead
 from .questions import answers_of, lacking, undeclared
 from .rounds import Round, Rounds, digest_of, digest_of_answers
 from .turns import Turn, Turns
@@ -31,27 +32,6 @@ from .turns import Turn, Turns
 logger = logging.getLogger(__name__)
 
 NO_LONGER: Final = "The request is no longer waiting for these answers; call again."
-
-
-class _Instead:
-    """Takes the answer to a request that is sent for one of the client's. A `ReplySink`."""
-
-    def __init__(self, outer: Exchange, then: Callable[[Outcome], None]) -> None:
-        self._outer = outer
-        self._then = then
-
-    @property
-    def attached(self) -> bool:
-        return self._outer.sink.attached
-
-    def takes(self, method: str) -> int:
-        return self._outer.sink.takes(method)
-
-    def message(self, message: Outbound) -> None:
-        self._outer.sink.message(message)
-
-    def settled(self, exchange: Exchange) -> None:
-        self._then(exchange.outcome or Outcome())
 
 
 class ToHandshake:
@@ -101,7 +81,7 @@ class ToHandshake:
     def _send_for(
         self, outer: Exchange, params: Bytes | None, method: str, then: Callable[[Outcome], None]
     ) -> None:
-        sink = _Instead(outer, then)
+        sink = Instead(outer, then)
         self.backend.request(
             Exchange(method, params, client_id=b"0", sink=sink, context=outer.context)
         )

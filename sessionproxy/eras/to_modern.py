@@ -21,7 +21,8 @@ from ..wire import Bytes, Envelope
 from ..wire.envelope import LOG_LEVELS, SUBSCRIPTION_KEY, text
 from ..wire.methods import METHODS
 from ..wire.welcome import discover_params, envelope_of_initialize, initialize_result
-from .driven import Driven, Inner
+from .driven import Driven
+from .instead import Instead
 from .subscription import DONE, Listening, Subscription, subscription_of
 
 DEFAULT_LEVEL: Final = "info"
@@ -139,7 +140,7 @@ class ToModern:
     def _ask_first(
         self, exchange: Exchange, params: Bytes | None, answered: Callable[[Outcome], None]
     ) -> None:
-        sink = Inner(exchange, answered)
+        sink = Instead(exchange, answered)
         self.backend.request(
             Exchange("server/discover", params, client_id=b"0", sink=sink, context=exchange.context)
         )
@@ -161,7 +162,7 @@ class ToModern:
             self.backend.cancel(exchange, params)
 
     def in_flight(self) -> tuple[Exchange, ...]:
-        ours = (Inner, Listening)
+        ours = (Instead, Listening)
         others = (e for e in self.backend.in_flight() if not isinstance(e.sink, ours))
         return (*self._driven, *self._subscription.in_flight(), *others)
 
@@ -200,7 +201,7 @@ class ToModern:
             exchange = self._hearing(params, exchange)
             if exchange is None:
                 return
-        if exchange is not None and isinstance(exchange.sink, Inner):
+        if exchange is not None and isinstance(exchange.sink, Instead):
             exchange = exchange.sink.outer
         elif wire.method_of(method).unrelated:  # modern clients hear of it where they listen
             exchange = None

@@ -5,7 +5,6 @@ rule (2026-07-28 basic/transports/streamable-http#http+sse-transport-2024-11-05)
 Neighbours: `core.session` launches and leaves; `serve` enters it for the life of the process.
 """
 
-import contextvars
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -13,11 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Final, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ... import descriptors
 from ...config import Carrier
 from ...core.admission import retry_after
+from ...core.background import Background
 from ...core.exchange import Exchange, Hook
 from ...core.latch import Latch
 from ...core.memory import Opening
@@ -57,17 +56,15 @@ class RemoteLauncher(anyio.AsyncContextManagerMixin):
         self._hooks = hooks
         self._tally = tally if tally is not None else Counter[str]()
         self._schemas = schemas
+        self._background = Background()
         self._hurry = Latch()
         self.carrier = target.carrier
         """Which transport the server speaks, as far as known."""
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        self._context = contextvars.copy_context()
-        async with anyio.create_task_group() as tasks:
-            self._tasks: TaskGroup = tasks
+        async with self._background:
             yield self
-            tasks.cancel_scope.cancel()
 
     def hurry(self) -> None:
         """From now on upstreams get next to no time to hear that a session is over."""
@@ -81,7 +78,7 @@ class RemoteLauncher(anyio.AsyncContextManagerMixin):
             descriptors.check_room(DESCRIPTORS)
         except OSError as error:
             raise Shortage(f"No connection: {error.strerror}", retry_after=retry_after()) from None
-        web = Web(self._target.client(), self._tasks, self._context, label)
+        web = Web(self._target.client(), self._background, label)
         transport = Carried(self, web, label)
         try:
             relay = Relay(transport, upstream, hooks=self._hooks, tally=self._tally, label=label)

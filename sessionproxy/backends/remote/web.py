@@ -14,8 +14,8 @@ from typing import Final
 
 import anyio
 import httpx2
-from anyio.abc import TaskGroup
 
+from ...core.background import Background
 from ...core.exchange import Exchange
 from ...core.latch import Latch
 from ...errors import BackendBusy, BackendFailed, BackendUnreachable
@@ -81,15 +81,11 @@ class Letter:
 
 
 class Web:
-    """Made for one session by the launcher, in whose task group it works."""
+    """Made for one session by the launcher, among whose tasks are its own."""
 
-    def __init__(
-        self, client: httpx2.AsyncClient, tasks: TaskGroup, context: Context, label: str
-    ) -> None:
-        """`context`: of tasks that belong to no request."""
+    def __init__(self, client: httpx2.AsyncClient, background: Background, label: str) -> None:
         self._client = client
-        self._tasks = tasks
-        self._context = context
+        self._background = background
         self._label = label
         self._scopes: set[anyio.CancelScope] = set()
         self._idle = Latch()
@@ -103,12 +99,13 @@ class Web:
     def start(
         self, work: Callable[[], Awaitable[None]], context: Context | None = None
     ) -> anyio.CancelScope:
-        """Run `work` in a task, in a copy of `context`; return what cancels it."""
+        """Run `work` in a task, in a copy of `context`, or as no request's; return what cancels
+        it."""
         scope = anyio.CancelScope()
         if not self.closing:
             self._scopes.add(scope)
-            context = (self._context if context is None else context).copy()
-            context.run(self._tasks.start_soon, self._run, work, scope)
+            copied = None if context is None else context.copy()
+            self._background.start(self._run, work, scope, context=copied)
         return scope
 
     async def _run(self, work: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
