@@ -5,103 +5,47 @@ stdout; other applications call `http_app` and mount what they get.
 """
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, cast
 
 import anyio
 
+from .assembly import LOCAL, Assembly, Running, beside
 from .backends import Limits as TreeLimits
 from .backends import (
-    MemoryLauncher,
-    Pool,
-    RemoteLauncher,
-    SharedLauncher,
     StateDir,
-    StdioLauncher,
-    Template,
     chosen,
 )
 from .backends.statedir import default_state_dir
-from .backends.stdio import Child
 from .config import (
     Affinity,
     ConfigError,
-    HandleUse,
     Mode,
-    OnLoss,
     Settings,
     Switch,
     settings_from,
 )
-from .core.aside import Aside
-from .core.binding import SessionIds
-from .core.catalogue import Catalogue
-from .core.circuit import Circuit
 from .core.context import caller_authorization
 from .core.exchange import Hook
-from .core.manager import SessionManager
-from .core.pauses import Pauses
-from .core.timers import Timers
-from .eras import OURSELVES, EraLauncher, Rounds
 from .errors import UnknownPath
-from .frontend import Endpoint, Health
 from .frontend.connection import Connection
-from .frontend.handles import Handles
-from .frontend.handshake_channel import HandshakeChannel
-from .frontend.keys import PATH_KEY, KeyFinder, Places
-from .frontend.listening import Listeners
-from .frontend.modern import Modern
-from .frontend.modern_channel import ModernChannel
-from .frontend.pipes import Pipes
+from .frontend.keys import PATH_KEY
 from .frontend.problems import http_problem
 from .frontend.serving import Serving
-from .frontend.sse import MESSAGES, STREAM, LegacySse
-from .frontend.stdio import Stdio
+from .frontend.sse import MESSAGES, STREAM
 from .http import Anybody, Guard, TokenFile, path_within
 from .http.request import Receive, Scope, Send
 from .ops import Watchdog
 from .plan import (
     Fronted,
     check_together,
+    fronted_from,
     knows_users,
-    limits_from,
-    served_from,
-    target_from,
 )
 
 logger = logging.getLogger(__name__)
-
-DEMO: Final = (sys.executable, "-m", "sessionproxy.demo")
-"""What is fronted where no command is given."""
-
-ROUTE: Final = "default"
-"""Name of the one configured backend."""
-
-LOCAL: Final = "local"
-"""The owner of what comes from this machine alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """The pieces of a proxy that serves."""
-
-    manager: SessionManager
-    launcher: StdioLauncher | RemoteLauncher | MemoryLauncher
-    pool: Pool | None
-    shared: SharedLauncher
-    """Used in shared mode alone."""
-    endpoint: Endpoint
-    health: Health
-    listeners: Listeners
-    sse: LegacySse
-    stdio: Callable[[Pipes], Stdio]
-    """Makes the frontend of a process with one client."""
 
 
 class ProxyApp:
@@ -139,16 +83,7 @@ class ProxyApp:
                 "give --token-file"
             )
         self._hooks = tuple(hooks)
-        self._template = self._target = self._served = None
-        if settings.url is not None:
-            self._target = target_from(settings, command)
-        elif not isinstance(command, Sequence):
-            self._served = served_from(settings, command)
-        else:
-            words = cast("Sequence[str]", command) or DEMO
-            self._template = Template(
-                words, cwd=settings.cwd, env=settings.env, pass_env=settings.pass_env
-            )
+        self._fronted = fronted_from(settings, command)
         self._guard = Guard(
             local=local,
             authenticated=self._tokens is not None,
@@ -187,8 +122,11 @@ class ProxyApp:
             swept = await anyio.to_thread.run_sync(state.sweep, self.containment.end_left_over)
             if swept:
                 logger.warning("%d backends of an earlier proxy were swept away", swept)
-            async with self.containment.running(state.instance), self._run(state, key) as running:
-                self._running = running
+            assembly = self._assembly(state)
+            async with (
+                self.containment.running(state.instance),
+                assembly.running(key) as self._running,
+            ):
                 try:
                     yield
                 finally:
@@ -196,185 +134,20 @@ class ProxyApp:
         finally:
             state.close()
 
-    @asynccontextmanager
-    async def _run(self, state: StateDir, key: bytes) -> AsyncGenerator[Running]:
-        launcher, pool, launching = self._launcher(state, lambda: known_schemas(catalogue))
-        pauses = Pauses()
-        timers = Timers(pauses)
-        rounds = Rounds(key)
-        aside = Aside()
-        circuit = Circuit()
-        is_shared = self.settings.mode is Mode.SHARED
-        shared = SharedLauncher(
-            launcher,
-            ROUTE,
-            timers,
-            pauses,
-            linger=self.settings.shared_linger,
-            start_timeout=self.settings.start_timeout,
-            user_of=lambda found: found.owner if self._knows_users else found.key,
-            tally=self.tally,
-        )
-        eras = EraLauncher(
-            launcher,
-            timers,
-            rounds,
-            shared_sessions=self._shares,
-            probe_timeout=self.settings.start_timeout / 2,  # the rest is for the start itself
-            shared=shared if is_shared else None,
-            aside=aside,
-            circuit=circuit,
-        )
-        ids = SessionIds(key)
-        manager = SessionManager(
-            ROUTE,
-            eras,
-            limits_from(self.settings),
-            ids,
-            keeps_ids=self.settings.on_loss is not OnLoss.NOT_FOUND,
-            stateless=is_shared,
-            pauses=pauses,
-            timers=timers,
-            circuit=circuit,
-        )
-        catalogue = Catalogue(
-            ROUTE,
-            eras,
-            OURSELVES,
-            ttl=self.settings.catalogue_ttl,
-            timeout=self.settings.start_timeout,
-            public=self.settings.catalogue_public,
-            aside=aside,
-            circuit=circuit,
-        )
-        manager.lists_changed = catalogue.changed
-        listeners = Listeners(manager, catalogue)
-        keys = KeyFinder(
-            self._places(), partial(ids.minted, ROUTE), lambda owner: ids.mint(ROUTE, owner)
-        )
-        handles = None
-        if self.settings.handles is not HandleUse.OFF:
-            handles = Handles(
-                manager,
-                partial(ids.minted, ROUTE),
-                required=self.settings.handles is HandleUse.REQUIRED,
-                idle=self.settings.idle or None,
-            )
-        modern = Modern(manager, catalogue, keys, rounds, listeners, self._serving(), handles)
-        async with launching, shared, aside, manager, anyio.create_task_group() as tasks:
-            tasks.start_soon(catalogue.run)
-            yield Running(
-                manager,
-                launcher,
-                pool,
-                shared,
-                Endpoint(
-                    manager,
-                    self._guard,
-                    self._authenticator,
-                    self._serving(),
-                    modern,
-                    keys if self._shares else None,
-                ),
-                Health(manager, self._guard, self.facts),
-                listeners,
-                self._sse(manager, modern, ids, keys if self._shares else None),
-                lambda pipes: Stdio(
-                    pipes,
-                    partial(HandshakeChannel, manager, self._serving(), LOCAL),
-                    partial(
-                        ModernChannel,
-                        *(manager, catalogue, modern, rounds, listeners, self._serving(), LOCAL),
-                    ),
-                    max_line=self.settings.max_body,
-                    max_unread=self.settings.max_line,
-                ),
-            )
-            listeners.end_all()
-            tasks.cancel_scope.cancel()
-
-    @property
-    def _shares(self) -> bool:
-        """Whether handshake clients may share sessions."""
-        return self.settings.affinity not in (None, Affinity.SESSION)
-
-    def _places(self) -> Places:
-        affinity = self.settings.affinity
-        return Places(
-            affinity=Affinity.CONVERSATION if affinity in (None, Affinity.SESSION) else affinity,
-            header=self.settings.key_header,
-            meta=self.settings.key_meta,
-            cookie=self.settings.key_cookie is Switch.ON,
-            default=self.settings.default_session is Switch.ON and self._knows_users,
-            unguessable=not self._knows_users,
-            handles=self.settings.handles is not HandleUse.OFF,
-            path=self.settings.path,
-        )
-
-    def _launcher(
-        self, state: StateDir, schemas: Callable[[], Mapping[str, bytes]]
-    ) -> tuple[
-        StdioLauncher | RemoteLauncher | MemoryLauncher,
-        Pool | None,
-        AbstractAsyncContextManager[object],
-    ]:
-        """Return what launches backends, the pool of spares, where there can be such, and what has
-        to run meanwhile."""
-        if self._target is not None:
-            remote = RemoteLauncher(
-                self._target,
-                max_line=self.settings.max_line,
-                hooks=self._hooks,
-                tally=self.tally,
-                schemas=schemas,
-            )
-            return remote, None, remote
-        if self._served is not None:
-            memory = MemoryLauncher(
-                self._served,
-                stop_grace=self.settings.stop_grace,
-                max_line=self.settings.max_line,
-                hooks=self._hooks,
-                tally=self.tally,
-            )
-            return memory, None, memory
-        launcher = self._stdio_launcher(state, lambda: pool.take())
-        pool = Pool(launcher, self.settings.warm)
-        return launcher, pool, pool
-
-    def _stdio_launcher(
-        self, state: StateDir, take_spare: Callable[[], Child | None]
-    ) -> StdioLauncher:
-        assert self._template is not None
-        return StdioLauncher(
-            self._template,
-            state,
-            self.containment,
-            stop_grace=self.settings.stop_grace,
-            max_line=self.settings.max_line,
+    def _assembly(self, state: StateDir) -> Assembly:
+        return Assembly(
+            settings=self.settings,
+            fronted=self._fronted,
+            state=state,
+            containment=self.containment,
+            guard=self._guard,
+            authenticator=self._authenticator,
+            serving=self._serving(),
+            knows_users=self._knows_users,
             hooks=self._hooks,
             tally=self.tally,
-            take_spare=take_spare,
+            facts=self.facts,
         )
-
-    def _sse(
-        self, manager: SessionManager, modern: Modern, ids: SessionIds, keys: KeyFinder | None
-    ) -> LegacySse:
-        return LegacySse(
-            manager,
-            self._guard,
-            self._authenticator,
-            self._serving(),
-            modern,
-            ids,
-            messages_path=self._beside(MESSAGES),
-            max_unread=self.settings.max_line,
-            keys=keys,
-        )
-
-    def _beside(self, path: str) -> str:
-        """Return a path beside the endpoint's."""
-        return self.settings.path.rpartition("/")[0] + path
 
     def _serving(self) -> Serving:
         expose = self.settings.expose_stderr
@@ -421,9 +194,9 @@ class ProxyApp:
             await self.running.endpoint(scope, receive, send, key)
         elif path in ("/healthz", "/readyz"):
             await self.running.health(scope, receive, send)
-        elif self.settings.sse is Switch.ON and path.rstrip("/") == self._beside(STREAM):
+        elif self.settings.sse is Switch.ON and path.rstrip("/") == beside(self.settings, STREAM):
             await self.running.sse.stream(scope, receive, send)
-        elif self.settings.sse is Switch.ON and path.rstrip("/") == self._beside(MESSAGES):
+        elif self.settings.sse is Switch.ON and path.rstrip("/") == beside(self.settings, MESSAGES):
             await self.running.sse.messages(scope, receive, send)
         else:
             logger.info("refused: unknown_path (%s)", _redacted(path))
@@ -461,11 +234,6 @@ def _redacted(path: str) -> str:
     """Return a path without what may be the name of a conversation."""
     before, slash, key = path.partition("/s/")
     return f"{before}{slash}..." if key else path
-
-
-def known_schemas(catalogue: Catalogue) -> Mapping[str, bytes]:
-    """Return the input schemas of tools that ask for headers, as far as known."""
-    return {} if catalogue.known is None else catalogue.known.schemas
 
 
 def reread(option: str, reread: Callable[[], None]) -> None:

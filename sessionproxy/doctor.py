@@ -15,7 +15,8 @@ from typing import Final
 import anyio
 import msgspec
 
-from .app import ROUTE, ProxyApp
+from .app import ProxyApp
+from .assembly import ROUTE
 from .backends import RUNGS, available, chosen
 from .config import ConfigError, Settings
 from .core.caller import Nobody, ask

@@ -3,15 +3,17 @@
 Neighbours: `app` builds the proxy from it.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import msgspec
 
 from .backends import (
     InProcess,
     Target,
+    Template,
     factory_of,
 )
 from .config import (
@@ -30,12 +32,31 @@ Fronted: TypeAlias = "Sequence[str] | InProcess"
 """What a session's backend is made of: a command with its arguments, or a server of the SDK that
 runs in this process."""
 
+Source: TypeAlias = "Template | Target | InProcess"
+"""The same, judged: where backends come from."""
+
+DEMO: Final = (sys.executable, "-m", "sessionproxy.demo")
+"""What is fronted where no command is given."""
+
 OF_COMMANDS: Final = ("env", "pass_env", "cwd", "warm", "memory_max", "pids_max")
 OF_URLS: Final = ("transport", "header", "upstream_ca", "forward_authorization")
 """Settings that are about a backend started here, and about one elsewhere."""
 
 LADDER: Final = 15.0
 """Seconds, at most, from the end of `stop_grace` until a backend is gone."""
+
+
+def fronted_from(settings: Settings, command: Fronted) -> Source:
+    """Return what backends are made of.
+
+    Raises: ConfigError: there is something wrong with it.
+    """
+    if settings.url is not None:
+        return target_from(settings, command)
+    if not isinstance(command, Sequence):
+        return served_from(settings, command)
+    words = cast("Sequence[str]", command) or DEMO
+    return Template(words, cwd=settings.cwd, env=settings.env, pass_env=settings.pass_env)
 
 
 def target_from(settings: Settings, command: Fronted) -> Target:

@@ -15,7 +15,8 @@ import anyio
 import uvicorn
 
 from . import descriptors
-from .app import ProxyApp, Running, reread
+from .app import ProxyApp, reread
+from .assembly import Running
 from .config import (
     ConfigError,
     Mode,

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 
 import anyio
 
-from .app import ProxyApp, Running
+from .app import ProxyApp
+from .assembly import Running
 from .config import ConfigError, Settings
 from .core.state import EndReason
 from .frontend.pipes import Pipes, claimed
