@@ -42,6 +42,7 @@ from .core.timers import Timers
 from .eras import OURSELVES, EraLauncher, Rounds
 from .frontend import Endpoint, Health
 from .frontend.handles import Handles
+from .frontend.handshake import Handshake
 from .frontend.handshake_channel import HandshakeChannel
 from .frontend.keys import KeyFinder, Places
 from .frontend.listening import Listeners
@@ -243,13 +244,14 @@ class Assembly:
         shared_keys = keys if self._shares else None
         handles = self._handles(manager, minted)
         modern = Modern(manager, catalogue, keys, rounds, listeners, self.serving, handles)
+        handshake = Handshake(manager, self.serving, modern, shared_keys)
         one_client = (manager, catalogue, modern, rounds, listeners, self.serving, LOCAL)
         return Running(
             manager,
             behind.launcher,
             behind.pool,
             behind.shared,
-            Endpoint(manager, self.guard, self.authenticator, self.serving, modern, shared_keys),
+            Endpoint(manager, self.guard, self.authenticator, self.serving, handshake, modern),
             Health(manager, self.guard, self.facts),
             listeners,
             self._sse(manager, modern, ids, shared_keys),

@@ -1,7 +1,7 @@
 """Every setting: its name, unit, default, bounds, and what it does.
 
 One table, `Settings`, from which the command line, the environment variables and the
-documentation are made. Neighbours: `cli` fills it, `serve` reads it. Imports nothing of ours.
+documentation are made. Neighbours: `cli` fills it, `plan` reads it. Imports nothing of ours.
 """
 
 import enum

@@ -1,6 +1,6 @@
 """Starts child processes from a template, each in a directory of its own, and stops them.
 
-Neighbours: `core.session` launches and leaves; `backends.pool` keeps spares; `serve` makes it.
+Neighbours: `core.session` launches and leaves; `backends.pool` keeps spares; `assembly` makes it.
 """
 
 import errno

@@ -1,7 +1,7 @@
 """Launches backends that are servers of the official SDK in this very process.
 
 What is served is a server object, which is run once for every session, or a function that returns
-one, which is called for every session. Neighbours: `core.session` launches and leaves; `serve`
+one, which is called for every session. Neighbours: `core.session` launches and leaves; `assembly`
 enters it for the life of the process; `backends.hosted` is one run.
 """
 

@@ -2,7 +2,7 @@
 
 A spare has been spawned and not spoken to: which session it will serve, and so what `initialize`
 says, is not known yet. Spares do not count against `max_sessions`. Neighbours:
-`backends.launcher` takes from it; `serve` enters it for the life of the process.
+`backends.launcher` takes from it; `assembly` enters it for the life of the process.
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 It is started when the first session needs it, introduces itself once, and is stopped when none has
 had a share in it for a while. It lives in a task of its own, so that neither the session that came
-first nor one that goes takes it along. Neighbours: `serve` puts this around the launcher of a
+first nor one that goes takes it along. Neighbours: `assembly` puts this around the launcher of a
 transport, and `eras` around this; `backends.share` is what a session sees of the backend.
 """
 

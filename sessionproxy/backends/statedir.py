@@ -3,7 +3,7 @@
 Each proxy that runs has an instance directory, held by a lock that the kernel drops when the
 process dies, however it dies. In it, every backend has a private directory and a record, written
 before the backend is spawned; so the next start finds what a killed proxy left, ends it and
-removes it. Neighbours: `backends.launcher` asks for session directories; `serve` opens it.
+removes it. Neighbours: `backends.launcher` asks for session directories; `app` opens it.
 """
 
 import errno

@@ -2,7 +2,7 @@
 
 Before a client needs a backend, the proxy asks one of its own what it offers and which era it
 speaks. The answer is there long before that backend has ended, which takes some of them the whole
-of `stop_grace`. Neighbours: `core.catalogue` and `eras` use it; `serve` runs it.
+of `stop_grace`. Neighbours: `core.catalogue` and `eras` use it; `assembly` runs it.
 """
 
 import logging

@@ -4,7 +4,7 @@ An id is versioned and authenticated: it says which node and which boot minted i
 covers route and owner too, so an id is worth nothing to another owner, on another route, or made
 up; all that is checked before anything is looked up. Other keys are names that a client gives its
 conversation, and count only together with its owner. Neighbours: `core.manager` mints and checks;
-the frontend finds the keys of a request; `serve` hands in the secret.
+the frontend finds the keys of a request; `assembly` hands in the secret.
 """
 
 import hmac

@@ -1,7 +1,7 @@
 """Opens sessions, finds them, wakes them, and outlives them all.
 
 The one task group every session runs in. Neighbours: the frontend calls `create`, `opened`, `find`,
-`ready` and `end`; `serve` enters the manager for the life of the process.
+`ready` and `end`; `assembly` enters the manager for the life of the process.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """What the core asks of the world outside, as Protocols.
 
-Neighbours: `backends` implement these; `serve` hands them in; `core.relay` implements `Backend`
+Neighbours: `backends` implement these; `assembly` hands them in; `core.relay` implements `Backend`
 for everything that speaks in lines.
 """
 

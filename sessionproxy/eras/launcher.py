@@ -2,8 +2,8 @@
 
 Which eras a route's backends speak is found out once, with a process of its own: a server that
 speaks both decides by the first message it gets, and cannot be asked again (2026-07-28
-basic/transports/stdio#backward-compatibility). Neighbours: `serve` puts it around the launcher of a
-transport.
+basic/transports/stdio#backward-compatibility). Neighbours: `assembly` puts it around the
+launcher of a transport.
 """
 
 import enum

@@ -1,6 +1,6 @@
 """Work that goes on beside an answer that is being waited for.
 
-Neighbours: `frontend.endpoint` and `frontend.modern` open and wake sessions so.
+Neighbours: `frontend.handshake` and `frontend.modern` open and wake sessions so.
 """
 
 import asyncio

@@ -2,12 +2,13 @@
 
 A client sends the same head with every call, but for the length. So the first request with a head
 takes the ordinary way through ASGI, where everything about it is checked, and is vouched for; the
-next ones with the same head go straight to the endpoint, and a JSON answer
-straight to the socket: no task, no second parse, one write. Whatever is not that simple takes the
-ordinary way. `docs/decisions.md` has the figures.
+next ones with the same head go straight to the endpoint, and a JSON answer straight to the socket:
+no task, no second parse, one write. Whatever is not that simple takes the ordinary way.
+`docs/decisions.md` has the figures.
 
 It stands on `frontend.bounds`, and so on uvicorn's protocol class, whose parser, flow control and
-shutdown it keeps. Neighbours: `serve` installs it; `frontend.endpoint` does the work.
+shutdown it keeps. Neighbours: `serve` installs it; `frontend.handshake` and `frontend.modern` do
+the work.
 """
 
 import asyncio

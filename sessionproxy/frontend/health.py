@@ -1,6 +1,6 @@
 """`/healthz` and `/readyz`: whether the process answers, and whether it takes new sessions.
 
-No ids and no owners here: anybody may ask. Neighbours: `serve` puts it beside the endpoint.
+No ids and no owners here: anybody may ask. Neighbours: `assembly` puts it beside the endpoint.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Where a request says which conversation it belongs to (DESIGN 6).
 
 In its path, in a header, in `_meta` under a name that a known client uses, in a cookie of ours; the
-operator says which of these count. Neighbours: `frontend.modern`, and `frontend.endpoint` for
+operator says which of these count. Neighbours: `frontend.modern`, and `frontend.handshake` for
 handshake clients whose sessions are shared.
 """
 

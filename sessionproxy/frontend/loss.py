@@ -1,6 +1,6 @@
 """What a client is told when the state behind its session is gone.
 
-Neighbours: `frontend.endpoint` decides when; `core.session` says what was lost.
+Neighbours: the frontend decides when; `core.session` says what was lost.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
 """What one POST is answered with: JSON, or a stream if anything comes before the answer.
 
 Which of the two is decided as late as possible. Neighbours: `core` settles the exchanges whose
-sink this is; `frontend.endpoint` waits for it and writes.
+sink this is; `frontend.handshake` and `frontend.modern` wait for it and
+write.
 """
 
 import asyncio

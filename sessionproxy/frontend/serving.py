@@ -1,6 +1,6 @@
 """How requests are served, whatever their era.
 
-Neighbours: `serve` fills it from the settings.
+Neighbours: `app` fills it from the settings.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """What it takes to answer a request by its head alone: the port between endpoints and our server.
 
 An endpoint vouches for a head once it has checked it; `frontend.fastlane` then gives it the bodies
-of the next requests with that very head. Neighbours: `frontend.endpoint` and `frontend.modern` have
-the shortcuts, `frontend.connection` hands them over.
+of the next requests with that very head. Neighbours: `frontend.handshake` and `frontend.modern`
+have the shortcuts.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 The stream is the session. Its first event says where the client is to POST, under an id that
 nobody can guess and that is worth nothing to another owner; all that is answered there is 202. When
 the stream closes, the session ends, and its backend with it: there is no way back to it
-(2024-11-05 basic/transports#http-with-sse). Neighbours: `serve` puts it beside the endpoint;
+(2024-11-05 basic/transports#http-with-sse). Neighbours: `assembly` puts it beside the endpoint;
 `frontend.handshake_channel` takes the messages.
 """
 

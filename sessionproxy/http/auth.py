@@ -2,7 +2,7 @@
 
 The tokens themselves are nowhere: the file has their digests, so who reads it can ask for nothing.
 It is reread on SIGHUP, and what was revoked is then told to all who were let in with it, so that
-long streams end too. Neighbours: `frontend` asks for every request; `serve` chooses.
+long streams end too. Neighbours: `frontend` asks for every request; `app` chooses.
 """
 
 import logging

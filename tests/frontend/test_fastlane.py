@@ -18,6 +18,7 @@ from sessionproxy.core.session import Session
 from sessionproxy.frontend import Endpoint
 from sessionproxy.frontend.bounds import BoundedHttp, Bounds
 from sessionproxy.frontend.fastlane import FastLane
+from sessionproxy.frontend.handshake import Handshake
 from sessionproxy.frontend.reply import Reply
 from sessionproxy.http.request import Receive, Scope, Send
 from tests.rig.embedded import Embedded, embedded, session, until
@@ -307,9 +308,9 @@ async def test_a_client_that_hangs_up_as_its_stream_begins_does_not_count_as_its
 ) -> None:
     """FAULTS F26: in one turn of the event loop: the connection closes, but is not yet lost."""
     replies: list[Reply] = []
-    begin_fast = Endpoint.begin_fast
+    begin_fast = Handshake.begin_fast
 
-    def begun(self: Endpoint, session: Session, body: bytes) -> Reply | None:
+    def begun(self: Handshake, session: Session, body: bytes) -> Reply | None:
         reply = begin_fast(self, session, body)
         replies.extend(() if reply is None else (reply,))
         return reply
@@ -320,7 +321,7 @@ async def test_a_client_that_hangs_up_as_its_stream_begins_does_not_count_as_its
 
     async with session() as (proxy, client):
         async with wired(proxy, client) as wire:
-            monkeypatch.setattr(Endpoint, "begin_fast", begun)
+            monkeypatch.setattr(Handshake, "begin_fast", begun)
             await wire.send(wire.message(call("left", {"wait": "go"})))
             await until(lambda: len(replies) == 1)
             (reply,) = replies

@@ -1,6 +1,6 @@
 """Chooses the best rung of containment that this machine has, or the one that was asked for.
 
-Neighbours: `serve` has it chosen, `doctor` shows what there is.
+Neighbours: `app` has it chosen, `doctor` shows what there is.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 Which transport a server speaks is found out with the first `initialize`, by the specification's
 rule (2026-07-28 basic/transports/streamable-http#http+sse-transport-2024-11-05), and remembered.
-Neighbours: `core.session` launches and leaves; `serve` enters it for the life of the process.
+Neighbours: `core.session` launches and leaves; `assembly` enters it for the life of the process.
 """
 
 import logging
