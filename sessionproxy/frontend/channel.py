@@ -4,17 +4,13 @@ Neighbours: `core.session` has a `Channel` for its client port and a `ChannelRep
 an exchange; `frontend.handshake_channel` and `frontend.modern_channel` take what the client sends.
 """
 
-import asyncio
 from collections.abc import Callable
 
 from .. import wire
-from ..config import OnLoss
 from ..core.exchange import Exchange, Outbound, Outcome
-from ..core.memory import Loss
-from ..core.session import Session
 from ..errors import ProxyError, RequestCancelled, SessionEnded
 from . import problems
-from .loss import annotated, goes_on, told
+from .loss import Telling
 from .notes import Note, noted
 from .outbox import Outbox
 
@@ -74,10 +70,8 @@ class ChannelReply:
         "_expose_stderr",
         "_note",
         "_open",
-        "loss",
-        "noted",
         "on_over",
-        "on_written",
+        "telling",
     )
 
     def __init__(
@@ -99,11 +93,8 @@ class ChannelReply:
         self._batch = batch
         self._note = note
         self._answers: list[bytes] = []
-        self.loss: Loss | None = None
-        """A loss of state that is to be noted on its results."""
-        self.noted = False
-        """The loss was noted on one of them."""
-        self.on_written: Callable[[], None] | None = None
+        self.telling: Telling | None = None
+        """A loss of state that it tells of."""
         self.on_over: Callable[[], None] = lambda: None
         """Called once nothing more is to come."""
 
@@ -122,21 +113,13 @@ class ChannelReply:
     def settled(self, exchange: Exchange) -> None:
         outcome = exchange.outcome or Outcome()
         if not isinstance(outcome.failure, RequestCancelled):
-            self._answers.append(self._encoded(exchange, self._with_note(exchange, outcome)))
+            if self.telling is not None:
+                outcome = self.telling.noted(exchange, outcome)
+            self._answers.append(self._encoded(exchange, outcome))
         self._open -= 1
         if not self._open:
             self._write()
             self.on_over()
-
-    def _with_note(self, exchange: Exchange, outcome: Outcome) -> Outcome:
-        if self.loss is None or outcome.result is None:
-            return outcome
-        now = asyncio.get_running_loop().time()
-        result = annotated(outcome.result, self.loss, now, tool=exchange.treatment.tool)
-        if result is None:  # it has no place for a note: the next one is to say it
-            return outcome
-        self.noted = True
-        return Outcome(result=result)
 
     def _encoded(self, exchange: Exchange, outcome: Outcome) -> bytes:
         expose = self._expose_stderr
@@ -151,31 +134,9 @@ class ChannelReply:
         answers, self._answers = self._answers, []
         if answers:
             whole = wire.encode_batch(answers) if self._batch else answers[0]
-            self._channel.outbox.answer(whole, self.on_written)
+            telling = self.telling
+            self._channel.outbox.answer(whole, None if telling is None else telling.written)
 
-    # -- a loss of state ---------------------------------------------------------------------------
-
-    def begin_or_tell(self, session: Session, exchange: Exchange, on_loss: OnLoss) -> None:
-        """Pass a request on, or tell instead that the state it relies on was lost.
-
-        The loss counts as told once the answer that tells of it is written.
-        """
-        loss = session.loss if exchange.treatment.uses_state else None
-        if loss is not None:
-            tells = on_loss is not OnLoss.ANNOTATE
-
-            def written() -> None:
-                if session.loss is loss and (tells or self.noted):
-                    session.loss = None
-
-            self.on_written = written
-            if tells:
-                now = asyncio.get_running_loop().time()
-                failure = told(loss, now, begun=goes_on(exchange))
-                exchange.settle(Outcome(failure=failure))
-                return
-            self.loss = loss
-        try:
-            session.request(exchange)
-        except ProxyError as error:
-            exchange.settle(Outcome(failure=error))
+    def fail(self, exchange: Exchange, error: ProxyError) -> None:
+        """Answer a request that never got to a backend."""
+        exchange.settle(Outcome(failure=error))

@@ -21,7 +21,6 @@ from ..errors import (
     AnswerNotTaken,
     BackendBusy,
     Draining,
-    InvalidMessage,
     MissingSessionId,
     NotAcceptable,
     ProxyError,
@@ -31,17 +30,16 @@ from ..http import (
     header_of,
 )
 from ..wire import (
-    BATCHING_VERSIONS,
     PRIMED_VERSIONS,
     Kind,
     Message,
     decode,
     members,
-    split_batch,
     text_member,
 )
 from ..wire.envelope import read_request
 from . import problems
+from .batches import Batch
 from .beside import beside, raise_crash
 from .connection import Connection, Header
 from .headers import (
@@ -50,6 +48,7 @@ from .headers import (
     check_version,
 )
 from .keys import KeyFinder, log_names
+from .loss import begin_or_tell
 from .modern import Modern, welcome_of
 from .reply import Reply
 from .serving import Serving
@@ -179,7 +178,7 @@ class Handshake:
                     reply.fail(exchange, error)
                 return
             for exchange in exchanges:
-                reply.begin_or_tell(session, exchange, self._serving.on_loss)
+                begin_or_tell(reply, session, exchange, self._serving.on_loss)
 
         beginning = beside(reply, begin())
 
@@ -195,8 +194,8 @@ class Handshake:
             raise_crash(beginning)
         finally:
             self._leave(beginning, reply)
-        if not connection.gone:
-            reply.written()
+        if reply.telling is not None and not connection.gone:
+            reply.telling.written()
 
     def _leave(self, beginning: asyncio.Task[None], reply: Reply) -> None:
         """Stop what waits beside an answer, unless the client can resume and find its answer."""
@@ -372,32 +371,21 @@ class Handshake:
 
     async def _post_batch(self, headers: Headers, body: bytes, connection: Connection) -> None:
         """Serve a batch, where its revision has them (2025-03-26 basic/transports)."""
-        messages = [decode(item) for item in split_batch(body)]
-        kinds = [message.kind for message in messages]
+        batch = Batch.of(body)
         found = self._found(headers, connection.owner)
-        session = found.session
-        if session.version not in BATCHING_VERSIONS:
-            raise InvalidMessage("the body of a POST is a single message, not a batch")
-        if any(message.method == "initialize" for message in messages):
-            raise InvalidMessage("initialize must not be part of a batch")
+        batch.check(found.session.version)
         reply = Reply(
             found.streams,
             expose_stderr=self._serving.expose_stderr,
-            requests=kinds.count(Kind.REQUEST),
+            requests=len(batch.requests),
             batch=True,
             declares=found.declares,
         )
-        exchanges = [
-            _exchange(message, reply, found.origin)
-            for message, kind in zip(messages, kinds, strict=True)
-            if kind is Kind.REQUEST
-        ]
-        for wanted in (Kind.RESPONSE, Kind.NOTIFICATION):  # the order in which all may be repeated
-            for message, kind in zip(messages, kinds, strict=True):
-                if kind is wanted:
-                    await self._take(found, message, kind)
+        exchanges = [_exchange(message, reply, found.origin) for message in batch.requests]
+        for message, kind in batch.others:
+            await self._take(found, message, kind)
         if exchanges:
-            await self._request_slowly(session, exchanges, reply, connection)
+            await self._request_slowly(found.session, exchanges, reply, connection)
         else:
             await connection.empty(202)
 

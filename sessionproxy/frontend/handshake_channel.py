@@ -28,10 +28,12 @@ from ..errors import (
     RequestCancelled,
 )
 from ..http import Headers
-from ..wire import BATCHING_VERSIONS, Bytes, Kind, Message
+from ..wire import Bytes, Kind, Message
 from ..wire.envelope import VERSION_KEY, read_meta, read_request
+from .batches import Batch
 from .channel import Channel, ChannelReply
 from .keys import KeyFinder
+from .loss import begin_or_tell
 from .modern import Modern, welcome_of
 from .serving import Serving
 
@@ -125,23 +127,12 @@ class HandshakeChannel:
 
         Raises: as `take`; nothing of it was taken then, but for the answers in it.
         """
-        messages = [wire.decode(item) for item in wire.split_batch(data)]
-        kinds = [message.kind for message in messages]
-        session = self._session
-        if session is None or session.version not in BATCHING_VERSIONS:
-            raise InvalidMessage("a batch is not part of the revision that is spoken here")
-        if any(message.method == "initialize" for message in messages):
-            raise InvalidMessage("initialize must not be part of a batch")
-        reply = self._reply(requests=kinds.count(Kind.REQUEST), batch=True)
-        requests = [
-            _Request(self._exchange(message, reply), reply)
-            for message, kind in zip(messages, kinds, strict=True)
-            if kind is Kind.REQUEST
-        ]
-        for wanted in (Kind.RESPONSE, Kind.NOTIFICATION):  # the order in which all may be repeated
-            for message, kind in zip(messages, kinds, strict=True):
-                if kind is wanted:
-                    self.take(message)
+        batch = Batch.of(data)
+        batch.check(None if self._session is None else self._session.version)
+        reply = self._reply(requests=len(batch.requests), batch=True)
+        requests = [_Request(self._exchange(message, reply), reply) for message in batch.requests]
+        for message, _ in batch.others:
+            self.take(message)
         for request in requests:
             self._pass_on(request)
 
@@ -220,7 +211,7 @@ class HandshakeChannel:
             if isinstance(item, _Notification):
                 session.notify(item.method, item.params, self._origin)
             else:
-                item.reply.begin_or_tell(session, item.exchange, self._serving.on_loss)
+                begin_or_tell(item.reply, session, item.exchange, self._serving.on_loss)
 
     def _fail_waiting(self, error: ProxyError) -> None:
         self._busy = False

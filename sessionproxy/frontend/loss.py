@@ -3,16 +3,19 @@
 Neighbours: the frontend decides when; `core.session` says what was lost.
 """
 
+import asyncio
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from .. import wire
-from ..core.exchange import Exchange
+from ..config import OnLoss
+from ..core.exchange import Exchange, Outcome
 from ..core.memory import Loss
+from ..core.session import Session
 from ..core.state import EndReason, StopReason
-from ..errors import StateLost
+from ..errors import ProxyError, StateLost
 from ..wire import Bytes
 from .problems import LOSS_KEY
 
@@ -34,6 +37,78 @@ _WHY: Final[Mapping[StopReason | EndReason, str]] = {
     EndReason.BACKEND_LOST: "the backend ended",
     EndReason.SHUTDOWN: "the proxy was shut down",
 }
+
+
+class Losing(Protocol):
+    """A session, as far as this goes."""
+
+    loss: Loss | None
+
+
+class Telling:
+    """A loss on its way to the client: in an error, or in notes on results."""
+
+    __slots__ = ("_annotates", "_loss", "_session", "_told")
+
+    def __init__(self, session: Losing, loss: Loss, *, annotates: bool) -> None:
+        """`annotates`: requests are run all the same, and their results have a note."""
+        self._session = session
+        self._loss = loss
+        self._annotates = annotates
+        self._told = False
+
+    def instead(self, exchange: Exchange) -> Outcome | None:
+        """Return what a request gets that is not run; None: it is to be run."""
+        if self._annotates:
+            return None
+        self._told = True
+        return Outcome(failure=told(self._loss, _now(), begun=goes_on(exchange)))
+
+    def noted(self, exchange: Exchange, outcome: Outcome) -> Outcome:
+        """Return an outcome with a note, if there is to be one and it has a place for it."""
+        if not self._annotates or outcome.result is None:
+            return outcome
+        tool = exchange.treatment.tool
+        result = annotated(outcome.result, self._loss, _now(), tool=tool)
+        if result is None:  # then the next one is to say it
+            return outcome
+        self._told = True
+        return Outcome(result=result)
+
+    def written(self) -> None:
+        """The client has the answer: the loss counts as told, if that tells of it."""
+        if self._told and self._session.loss is self._loss:
+            self._session.loss = None
+
+
+class Teller(Protocol):
+    """A reply."""
+
+    telling: Telling | None
+
+    def fail(self, exchange: Exchange, error: ProxyError) -> None:
+        """Answer a request that never got to a backend."""
+        ...
+
+
+def begin_or_tell(reply: Teller, session: Session, exchange: Exchange, on_loss: OnLoss) -> None:
+    """Pass a request on, or tell instead that the state it relies on was lost."""
+    loss = session.loss if exchange.treatment.uses_state else None
+    if loss is not None:
+        annotates = on_loss is OnLoss.ANNOTATE
+        reply.telling = reply.telling or Telling(session, loss, annotates=annotates)
+        instead = reply.telling.instead(exchange)
+        if instead is not None:
+            exchange.settle(instead)
+            return
+    try:
+        session.request(exchange)
+    except ProxyError as error:
+        reply.fail(exchange, error)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def told(loss: Loss, now: float, *, begun: bool = False) -> StateLost:

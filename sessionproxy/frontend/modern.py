@@ -49,6 +49,7 @@ from .ladder import (
     mirror_of,
 )
 from .listening import Listeners, names_resources
+from .loss import begin_or_tell
 from .modern_shortcut import ModernShortcut
 from .reply import ModernReply, Reply
 from .serving import Serving
@@ -278,7 +279,7 @@ class Modern:
                     raise Draining("the proxy is shutting down", retry_after=retry_after())
                 opening = Opening(discover_params(envelope), "server/discover")
                 found = await self.conversation(owner, bound.key, opening, exchange.context)
-                reply.begin_or_tell(found, exchange, self._serving.on_loss)
+                begin_or_tell(reply, found, exchange, self._serving.on_loss)
             except ProxyError as error:
                 reply.fail(exchange, error)
 
@@ -301,8 +302,8 @@ class Modern:
             beginning.cancel()
         if bound.way is Way.OPENED and bound.cookie is None and not reply.said:
             self._abandon(owner, bound)
-        if not connection.gone:
-            reply.written()
+        if reply.telling is not None and not connection.gone:
+            reply.telling.written()
 
     def _abandon(self, owner: str, bound: Bound) -> None:
         """End a conversation that its client never learnt the name of."""

@@ -34,6 +34,7 @@ from . import problems
 from .channel import Channel, ChannelReply
 from .ladder import check_cursor, envelope_of
 from .listening import Listeners
+from .loss import begin_or_tell
 from .modern import GONE, Modern, RoundReader
 from .notes import Note, about
 from .serving import Serving
@@ -196,7 +197,7 @@ class ModernChannel:
         if session is None or session.state is not SessionState.READY or not self._takes(envelope):
             session = await self._opened(exchange, envelope)
         if not request.cancelled:
-            reply.begin_or_tell(session, exchange, self._serving.on_loss)
+            begin_or_tell(reply, session, exchange, self._serving.on_loss)
 
     def _takes(self, envelope: Envelope) -> bool:
         """Return whether a call is taken: while draining, one alone that goes on with another."""

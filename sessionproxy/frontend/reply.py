@@ -10,13 +10,10 @@ from collections.abc import Callable
 from typing import Final
 
 from .. import wire
-from ..config import OnLoss
 from ..core.exchange import Exchange, Outbound, Outcome
-from ..core.memory import Loss
-from ..core.session import Session
 from ..errors import ProxyError
 from . import problems
-from .loss import annotated, goes_on, told
+from .loss import Telling
 from .notes import Note, noted
 from .stream import EventStream, Replies, Unkept
 
@@ -34,12 +31,10 @@ class Reply:
         "_lost",
         "_open",
         "_streams",
-        "_telling",
-        "loss",
-        "noted",
         "problem",
         "status",
         "stream",
+        "telling",
     )  # fmt: skip
 
     def __init__(
@@ -66,11 +61,8 @@ class Reply:
         """Where it goes on, once it is decided to be a stream."""
         self.problem: ProxyError | None = None
         """What is answered by HTTP status instead."""
-        self.loss: Loss | None = None
-        """A loss of state that is to be noted on its results."""
-        self.noted = False
-        """The loss is told in one of them."""
-        self._telling: tuple[Session, Loss] | None = None
+        self.telling: Telling | None = None
+        """A loss of state that it tells of."""
         self.status = 200
         """Of a JSON answer."""
 
@@ -92,13 +84,8 @@ class Reply:
 
     def settled(self, exchange: Exchange) -> None:
         outcome = exchange.outcome or Outcome()
-        if self.loss is not None and outcome.result is not None:
-            result = annotated(
-                outcome.result, self.loss, self._loop.time(), tool=exchange.treatment.tool
-            )
-            if result is not None:  # else it has no place for a note: the next one is to say it
-                outcome = Outcome(result=result)
-                self.noted = True
+        if self.telling is not None:
+            outcome = self.telling.noted(exchange, outcome)
         self._answered(self._encoded(exchange, outcome))
 
     def _encoded(self, exchange: Exchange, outcome: Outcome) -> bytes:
@@ -141,31 +128,6 @@ class Reply:
                 self.stream.put(Outbound(answer))
             self._wake()
         return self.stream
-
-    # -- a loss of state ---------------------------------------------------------------------------
-
-    def begin_or_tell(self, session: Session, exchange: Exchange, on_loss: OnLoss) -> None:
-        """Pass a request on, or tell instead that the state it relies on was lost."""
-        loss = session.loss if exchange.treatment.uses_state else None
-        if loss is not None:
-            self._telling = session, loss
-            if on_loss is not OnLoss.ANNOTATE:
-                self.noted = True
-                failure = told(loss, self._loop.time(), begun=goes_on(exchange))
-                exchange.settle(Outcome(failure=failure))
-                return
-            self.loss = loss
-        try:
-            session.request(exchange)
-        except ProxyError as error:
-            self.fail(exchange, error)
-
-    def written(self) -> None:
-        """The client has it all: from now on the loss that it tells of counts as told."""
-        if self._telling is not None and self.noted:
-            session, loss = self._telling
-            if session.loss is loss:
-                session.loss = None
 
     # -- what is written ---------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import pytest
 from sessionproxy.core.exchange import Exchange, Outcome
 from sessionproxy.core.memory import Loss
 from sessionproxy.core.state import StopReason
-from sessionproxy.frontend.loss import annotated
+from sessionproxy.frontend.loss import Telling, annotated
 from sessionproxy.frontend.problems import LOSS_KEY
 from sessionproxy.frontend.reply import Reply
 from sessionproxy.frontend.stream import Streams
@@ -18,6 +18,12 @@ LOSS = Loss(100.0, StopReason.IDLE, 300.0, None)
 NOTE = {"reason": "idle", "secondsAgo": 60.0}
 MILLION = b'"structuredContent":{%b}' % b",".join(b'"k%07d":1' % n for n in range(2 * MANY))
 """Of members, or near enough."""
+
+
+class Bereft:
+    """A session that has lost its state."""
+
+    loss: Loss | None = LOSS
 
 
 def noted(result: bytes, *, tool: bool = True) -> bytes | None:
@@ -83,10 +89,12 @@ def test_a_result_without_a_place_for_a_note_has_none(result: bytes) -> None:
 async def test_only_a_reply_that_carries_a_note_says_that_it_does() -> None:
     """DESIGN 5.12: as long as none does, the loss is still to be told."""
     for result, noted_ in ((b"null", False), (b"{}", True)):
-        reply = Reply(Streams(), expose_stderr=False)
-        reply.loss = LOSS
+        reply, session = Reply(Streams(), expose_stderr=False), Bereft()
+        reply.telling = telling = Telling(session, LOSS, annotates=True)
         Exchange("tools/call", None, client_id=b"1", sink=reply).settle(Outcome(result=result))
-        assert reply.noted is noted_
+        assert session.loss is LOSS  # until its client has the answer
+        telling.written()
+        assert (session.loss is None) is noted_
         assert (LOSS_KEY.encode() in (reply.body or b"")) is noted_
         assert noted_ or msgspec.json.decode(reply.body or b"")["result"] is None
 
