@@ -1,0 +1,18 @@
+"""The configuration of several servers: what stands in the file, checked before anything starts.
+
+Neighbours: `config` has the settings of the proxy. Knows no process and no connection.
+"""
+
+from .configuration import Configuration, configuration_from, read_configuration
+from .rules import Rules, ToolChange, tags_of
+from .server import Server
+
+__all__ = [
+    "Configuration",
+    "Rules",
+    "Server",
+    "ToolChange",
+    "configuration_from",
+    "read_configuration",
+    "tags_of",
+]
