@@ -5,7 +5,7 @@ must have nothing of that one, but for the credential it may be started with. Ne
 `core.manager` has its sessions' tasks here, `core.aside` and the launchers of `backends` theirs.
 """
 
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from typing import Any, Self, TypeVarTuple
@@ -18,6 +18,12 @@ from .context import caller_authorization
 Args = TypeVarTuple("Args")
 
 
+try:
+    from sniffio import current_async_library, current_async_library_cvar
+except ImportError:
+    current_async_library = current_async_library_cvar = None
+
+
 class Background(anyio.AsyncContextManagerMixin):
     """Enter it where the tasks may take their ContextVars from; on exit all are cancelled."""
 
@@ -26,6 +32,7 @@ class Background(anyio.AsyncContextManagerMixin):
         self._context = copy_context()
         async with anyio.create_task_group() as tasks:
             self._tasks: TaskGroup = tasks
+            self._library = None if current_async_library is None else current_async_library()
             try:
                 yield self
             finally:
@@ -49,4 +56,35 @@ class Background(anyio.AsyncContextManagerMixin):
     ) -> None:
         """Begin a task. `context`: its own, which is not used elsewhere; None: a fresh one."""
         context = self.context() if context is None else context
-        context.run(self._tasks.start_soon, function, *args)
+        context.run(self._start, function, *args)
+
+    def _start(
+        self, function: Callable[[*Args], Coroutine[Any, Any, object]], *args: *Args
+    ) -> None:
+        """Begin it here. Tasks are begun by callbacks of the event loop, too, where anyio does not
+        know which loop it is if somebody else started that and `sniffio` is installed."""
+        if current_async_library_cvar is not None:
+            current_async_library_cvar.set(self._library)
+        self._tasks.start_soon(function, *args)
+
+
+class Work:
+    """What a task does that may be cancelled, also before it has begun, and from where no task
+    is: a callback of the event loop."""
+
+    __slots__ = ("_cancelled", "_scope")
+
+    def __init__(self) -> None:
+        self._cancelled = False
+        self._scope: anyio.CancelScope | None = None
+
+    async def run(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Do it; returns when it is done or cancelled."""
+        with anyio.CancelScope() as self._scope:
+            if not self._cancelled:
+                await function()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()

@@ -47,6 +47,9 @@ CHANGES: Final[Mapping[str, str]] = {
 }
 """Notifications that a list has changed, and what a client listens for them by."""
 
+UNAVAILABLE_KEY: Final = "sessionproxy/unavailable"
+"""In `_meta` of a list: of several servers those that are missing from it, and why."""
+
 MAX_PAGES: Final = 1000
 """Pages of one list that are fetched."""
 
@@ -69,6 +72,8 @@ class Offer:
     """By method; those that the backend does not have are missing."""
     schemas: Mapping[str, bytes]
     """By the name of a tool: its input schema, where that asks for headers (`x-mcp-header`)."""
+    incomplete: bool = False
+    """Of several servers, some could not be asked."""
 
     def announces(self, capability: str) -> bool:
         """Return whether the backend says when the list of a capability changes."""
@@ -199,7 +204,7 @@ class Catalogue:
     def _good_for(self, kept: _Kept) -> float:
         if kept.offer is None:
             return 0.0
-        limit = self._ttl
+        limit = min(self._ttl, PAUSE) if kept.offer.incomplete else self._ttl
         if kept.changes != self._changes:
             # Where changes bring nothing new, one more is looked at the later.
             limit = min(limit, PAUSE * 2.0 ** min(kept.vain, 30)) if kept.vain else 0.0
@@ -297,37 +302,41 @@ class Catalogue:
         capabilities = wire.members(wire.members(discovered).get("capabilities"))
         lists: dict[str, bytes] = {}
         schemas: dict[str, bytes] = {}
+        incomplete = False
         for method, (capability, member, key) in LISTS.items():
             if capability in capabilities:
-                items = await self._items(backend, method, member)
+                items, missing = await self._items(backend, method, member)
+                incomplete = incomplete or missing is not None
                 if items is not None:
                     found = sorted(((_read(item), item) for item in items), key=_by(key))
-                    lists[method] = self._list_result(member, [item for _, item in found])
+                    lists[method] = _list_result(member, [item for _, item in found], missing)
                     schemas |= {i.name: bytes(i.schema) for i, _ in found if _asks_for_headers(i)}
-        return Offer(bytes(discovered), capabilities, lists, schemas)
+        return Offer(bytes(discovered), capabilities, lists, schemas, incomplete)
 
-    async def _items(self, backend: Backend, method: str, member: str) -> list[Raw] | None:
-        """Return all items of a list; None where the backend does not have that list."""
+    async def _items(
+        self, backend: Backend, method: str, member: str
+    ) -> tuple[list[Raw] | None, Raw | None]:
+        """Return all items of a list, None where the backend does not have that list; and which
+        servers are missing from it."""
         items: list[Raw] = []
+        missing: Raw | None = None
         cursor: Bytes | None = None
         for _ in range(MAX_PAGES):
             params = wire.rebuilt({} if cursor is None else {"cursor": cursor})
             params = with_envelope(params, self._envelope)
             outcome = await ask(backend, method, params, self._envelope)
             if outcome.error is not None:
-                return items or None
+                return items or None, missing
             fields = wire.members(_result(method, outcome))
             try:
                 items += msgspec.json.decode(fields.get(member, b"[]"), type=list[Raw])
             except msgspec.DecodeError:
-                return items or None
+                return items or None, missing
+            missing = wire.member(fields.get("_meta"), UNAVAILABLE_KEY) or missing
             cursor = fields.get("nextCursor")
             if cursor is None or bytes(cursor) == b"null":
                 break
-        return items
-
-    def _list_result(self, member: str, items: list[Raw]) -> bytes:
-        return wire.rebuilt({"resultType": b'"complete"', member: msgspec.json.encode(items)})
+        return items, missing
 
     # -- answering ---------------------------------------------------------------------------------
 
@@ -342,10 +351,18 @@ class Catalogue:
         if method == "server/discover":
             fields["supportedVersions"] = msgspec.json.encode(wire.SERVED_VERSIONS)
         else:
-            meta = wire.members(offer.discovered).get("_meta")
-            if meta is not None:
-                fields["_meta"] = meta
+            meta = wire.members(wire.members(offer.discovered).get("_meta"))
+            meta |= wire.members(fields.get("_meta"))
+            if meta:
+                fields["_meta"] = wire.rebuilt(meta)
         return wire.rebuilt(fields)
+
+
+def _list_result(member: str, items: list[Raw], missing: Raw | None) -> bytes:
+    fields: dict[str, Bytes] = {"resultType": b'"complete"', member: msgspec.json.encode(items)}
+    if missing is not None:
+        fields["_meta"] = wire.rebuilt({UNAVAILABLE_KEY: missing})
+    return wire.rebuilt(fields)
 
 
 def _welcome(outcome: Outcome) -> Bytes:

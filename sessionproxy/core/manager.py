@@ -62,6 +62,17 @@ class Limits:
     max_asleep: int = 10_000
     ages: Ages = field(default_factory=Ages)
 
+    def admission(self, pauses: Pauses) -> Admission:
+        """Return what lets backends in, by these limits."""
+        return Admission(
+            pauses,
+            max_sessions=self.max_sessions,
+            max_per_owner=self.max_sessions_per_owner,
+            starts_at_once=self.starts_at_once,
+            queue_length=self.queue_length,
+            queue_timeout=self.queue_timeout,
+        )
+
 
 class Attached(NamedTuple):
     """A client that shares a session."""
@@ -83,14 +94,15 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         keeps_ids: bool = True,
         stateless: bool = False,
         registry: Registry | None = None,
+        admission: Admission | None = None,
         pauses: Pauses | None = None,
         timers: Timers | None = None,
         circuit: Circuit | None = None,
     ) -> None:
         """`keeps_ids`: whether sessions outlive their backends, asleep. `stateless`: they build up
-        nothing in them, so that one that gives its backend back loses nothing. `pauses` and
-        `timers`: what others use too; run by the manager. `circuit`: the route's, which others
-        heed too."""
+        nothing in them, so that one that gives its backend back loses nothing. `admission`: where
+        several routes have their places in common. `pauses` and `timers`: what others use too, and
+        somebody else runs. `circuit`: the route's, which others heed too."""
         self.route = route
         self.limits = limits
         self._launcher = launcher
@@ -98,17 +110,11 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         self._keeps_ids = keeps_ids
         self._stateless = stateless
         self.registry: Registry = registry or LocalRegistry(limits.max_asleep)
-        self.pauses = Pauses() if pauses is None else pauses
+        self.pauses = pauses or Pauses()
         self.timers = Timers(self.pauses) if timers is None else timers
+        self._runs = [own.run for own in (self.pauses, self.timers) if own not in (pauses, timers)]
         self._background = Background()
-        self.admission = Admission(
-            self.pauses,
-            max_sessions=limits.max_sessions,
-            max_per_owner=limits.max_sessions_per_owner,
-            starts_at_once=limits.starts_at_once,
-            queue_length=limits.queue_length,
-            queue_timeout=limits.queue_timeout,
-        )
+        self.admission = admission or limits.admission(self.pauses)
         self.circuit = Circuit() if circuit is None else circuit
         self.lists_changed: Callable[[str], None] = lambda method: None
         """Told when a backend says that a list has changed; set before the first session."""
@@ -125,9 +131,8 @@ class SessionManager(anyio.AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         self._began_at = anyio.current_time()
         async with self._background:
-            self._background.start(self.pauses.run)
-            self._background.start(self.timers.run)
-            self._background.start(self._reap)
+            for run in (*self._runs, self._reap):
+                self._background.start(run)
             if self.limits.call_timeout is not None:
                 self._call_limit = CallLimit(self.limits.call_timeout, self.pauses)
                 self._background.start(self._call_limit.run)
@@ -157,6 +162,14 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         """
         identity = Identity(self.route, owner, self._ids.mint(self.route, owner))
         return self._create(identity, opening, client, opener, context, keeps_id=self._keeps_ids)
+
+    def part(self, owner: str, key: str, opening: Opening, client: ClientPort) -> Session:
+        """Open a session that is a part of another one, with the same key; `ready` waits for it.
+
+        Raises: Draining, RouteResting: nothing was started.
+        """
+        identity = Identity(self.route, owner, key)
+        return self._create(identity, opening, client, None, None, keeps_id=True, shared=True)
 
     def _create(
         self,
@@ -456,7 +469,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             logger.info("session %s sleeps: %s", session.label, session.stop_reason)
         elif session.state is SessionState.CLOSED:
             logger.info("session %s ended: %s", session.label, session.end_reason)
-            if session.shared:
+            if session.shared and session.end_reason is not EndReason.WHOLE_ENDED:
                 self._remember(session)
 
     def _remember(self, session: Session) -> None:

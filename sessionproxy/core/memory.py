@@ -47,6 +47,8 @@ class Loss(NamedTuple):
     idle_for: float
     """Seconds without a request before it."""
     exit: Exit | None
+    server: str = ""
+    """The one of several whose state it was; empty: all there was."""
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from ..errors import Exit
 from ..wire import Bytes
 from .exchange import Ask, Exchange
-from .memory import Opening
+from .memory import Loss, Opening
 
 
 class Identity(NamedTuple):
@@ -38,6 +38,32 @@ class Backend(Protocol):
 
     def in_flight(self) -> tuple[Exchange, ...]:
         """Return the exchanges it has not answered, oldest first."""
+        ...
+
+
+class Losing(Protocol):
+    """What can lose the state that a client has built up."""
+
+    @property
+    def loss(self) -> Loss | None:
+        """That it has, until the client was told."""
+        ...
+
+    @loss.setter
+    def loss(self, loss: Loss | None) -> None: ...
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """A `Backend` with parts, each of which may lose its state while the others go on."""
+
+    @property
+    def bereaved(self) -> bool:
+        """Whether one of them has."""
+        ...
+
+    def bereft(self, exchange: Exchange) -> Losing | None:
+        """Return the part that a request is for, if it has lost its state."""
         ...
 
 

@@ -375,7 +375,9 @@ class Relay:
         """The backend ended by itself: settle what it had in flight, then tell upstream."""
         if self._killed_for:
             how = replace(how, detail=self._killed_for)
-        self.fail_all(BackendGone(f"The backend ended: {how}.", how))
+        gone = BackendGone(f"The backend ended: {how}.", how)
+        self._transport = _Ended(self, gone)
+        self.fail_all(gone)
         self._upstream.ended(how)
 
     # -- what is seen and counted ----------------------------------------------------------------
@@ -419,6 +421,23 @@ class Relay:
 
     def _count(self, name: str) -> None:
         self._tally[name] += 1
+
+
+class _Ended:
+    """The `Transport` to a backend that has ended: what is asked from now on fails at once."""
+
+    def __init__(self, relay: Relay, failure: BackendGone) -> None:
+        self._relay = relay
+        self._failure = failure.with_traceback(None)
+
+    def send(self, message: bytes, kind: Kind, exchange: Exchange | None = None) -> None:
+        if exchange is not None:
+            self._relay.settle(exchange, Outcome(failure=self._failure))
+
+    def cancel(self, exchange: Exchange) -> bool:
+        return True
+
+    def kill(self) -> None: ...
 
 
 def _answer(key: bytes, outcome: Outcome) -> bytes:

@@ -38,7 +38,7 @@ from .exchange import Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
 from .memory import Loss, Memory, Opening
 from .pauses import Pauses
-from .ports import Backend, Identity, Launcher
+from .ports import Backend, Composed, Identity, Launcher, Losing
 from .start import Start, resume, shake_hands
 from .state import EndReason, SessionState, StopReason, advance
 
@@ -65,6 +65,7 @@ class Session:
         "_leases",
         "_lists_changed",
         "_opener",
+        "_parts",
         "_scope",
         "_silent_calls",
         "_was_ready",
@@ -130,7 +131,7 @@ class Session:
         # Moves with each life of a backend.
         self.state = SessionState.STARTING
         self.start = Start()
-        self.stopped = self.start.settled  # replaced with every stop
+        self.stopped = self.start.settled  # replaced with every stop, and with an end that stops
         self.stop_reason: StopReason | None = None
         self.end_reason: EndReason | None = None
         self.loss: Loss | None = None
@@ -142,6 +143,8 @@ class Session:
         self._scope: anyio.CancelScope | None = None
         self._held: list[AbstractAsyncContextManager[object]] = []
         self._backend: Backend | None = None
+        self._parts: Composed | None = None
+        """The backend, where it has parts that may lose their state without it."""
         self._ended: Exit | None = None
         self._was_ready = False
         """This life of a backend has got as far as `READY`: its end is `finish`."""
@@ -211,6 +214,7 @@ class Session:
                 launcher.launch(self.identity, self.label, self, self.opening)
             )
             self._backend = backend
+            self._parts = backend if isinstance(backend, Composed) else None
             opening, opener = self.opening, self._opener
             return await shake_hands(
                 backend, opening, self.start, opener, self.client, self._context
@@ -229,7 +233,7 @@ class Session:
         with anyio.CancelScope(shield=True):
             while len(self._held) > count:
                 await self._held.pop().__aexit__(None, None, None)
-        self._backend = self._ended = None  # its end is not that of the next one
+        self._backend = self._parts = self._ended = None  # its end is not that of the next one
 
     async def finish(self) -> None:
         """Stop the backend of a session that was ready, and give back its place."""
@@ -245,6 +249,7 @@ class Session:
                 except Exception:  # the rest must be given back all the same
                     logger.exception("%r: not all could be given back", self)
         self._backend = None
+        self._parts = None
         self._ended = None
         self._was_ready = False
 
@@ -309,6 +314,8 @@ class Session:
             return
         self.end_reason = reason
         was = self.state
+        if was is SessionState.READY:
+            self.stopped = Latch()
         self.state = advance(was, SessionState.ENDING)
         self._fail_in_flight(SessionEnded(f"The session ended: {reason}."))
         self.client.close()
@@ -383,12 +390,12 @@ class Session:
         self._leases += 1
         exchange.holder = self
 
-    def cancel(self, exchange: Exchange) -> None:
+    def cancel(self, exchange: Exchange, params: Bytes | None = None) -> None:
         """Cancel a request whose client hung up, where that means so (2026-07-28
-        basic/transports/streamable-http#cancellation)."""
+        basic/transports/streamable-http#cancellation). `params`: of a client's own cancellation."""
         if exchange.outcome is None:
             if self._backend is not None and exchange.holder is self:
-                self._backend.cancel(exchange, None)
+                self._backend.cancel(exchange, params)
             exchange.settle(Outcome(failure=RequestCancelled("The request was cancelled.")))
 
     def returned(self, exchange: Exchange) -> None:
@@ -501,6 +508,23 @@ class Session:
         if exchange is None or (not exchange.sink.attached and self.client.listening):
             return None
         return exchange.sink
+
+    # -- what was lost ---------------------------------------------------------------------------
+
+    @property
+    def bereaved(self) -> bool:
+        """Whether a loss of state is to be told, of all or of a part. Looked at with every request,
+        so without a call where there are no parts."""
+        return self.loss is not None or (self._parts is not None and self._parts.bereaved)
+
+    def bereft(self, exchange: Exchange) -> Losing | None:
+        """Return what has lost the state that a request relies on: the session, or the part of its
+        backend that the request is for."""
+        if not exchange.treatment.uses_state:
+            return None
+        if self.loss is not None:
+            return self
+        return None if self._parts is None else self._parts.bereft(exchange)
 
     # -- what the reaper looks at ----------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class EndReason(enum.StrEnum):
     BACKEND_LOST = "backend_lost"  # its backend stopped, and `on_loss` is `not-found`
     EXPIRED = "expired"  # asleep for longer than `session_ttl`
     EVICTED = "evicted"  # the oldest of more sleepers than `max_asleep`
+    WHOLE_ENDED = "whole_ended"  # the session that it was a part of let go of its backend
     SHUTDOWN = "shutdown"
     KILLED = "killed"
 

@@ -14,13 +14,13 @@ import msgspec
 from msgspec import Raw
 
 from .. import wire
+from ..core.between import Instead
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.ports import Backend
 from ..core.timers import Timer, Timers
 from ..errors import BackendAsksOn, BackendGone, Exit, InvalidMessage
 from ..wire import Bytes, Envelope
 from ..wire.envelope import text, with_envelope
-from .instead import Instead
 from .questions import unanswered
 
 MAX_ROUNDS: Final = 10

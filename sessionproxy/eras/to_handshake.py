@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from .. import wire
+from ..core.between import Instead
 from ..core.caller import UNHEARD
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.ports import Backend, Identity, Upstream
@@ -24,7 +25,6 @@ from ..wire.envelope import LOG_LEVELS, read_meta, read_request, severity, text
 from ..wire.welcome import discover_result, initialize_params
 from . import results
 from .calls import Call, Note
-from .instead import Instead
 from .questions import answers_of, lacking, undeclared
 from .rounds import Round, Rounds, digest_of, digest_of_answers
 from .turns import Turn, Turns

@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Raw
 
 from .. import wire
+from ..core.between import Instead
 from ..core.caller import Nobody
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.ports import Backend, Upstream
@@ -22,7 +23,6 @@ from ..wire.envelope import LOG_LEVELS, SUBSCRIPTION_KEY, text
 from ..wire.methods import METHODS
 from ..wire.welcome import discover_params, envelope_of_initialize, initialize_result
 from .driven import Driven
-from .instead import Instead
 from .subscription import DONE, Listening, Subscription, subscription_of
 
 DEFAULT_LEVEL: Final = "info"

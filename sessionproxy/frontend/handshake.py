@@ -136,11 +136,7 @@ class Handshake:
 
     def begin(self, session: Session, exchange: Exchange) -> bool:
         """Pass a request on, if there is nothing to wait for and nothing to tell first."""
-        if (
-            session.state is not SessionState.READY
-            or session.loss is not None
-            or self._manager.draining
-        ):
+        if session.state is not SessionState.READY or session.bereaved or self._manager.draining:
             return False
         session.request(exchange)
         return True

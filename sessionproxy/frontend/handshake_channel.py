@@ -169,7 +169,7 @@ class HandshakeChannel:
             self._wait(request, request.exchange.params)
         elif (
             session.state is SessionState.READY
-            and session.loss is None
+            and not session.bereaved
             and not self._manager.draining
         ):
             session.request(request.exchange)

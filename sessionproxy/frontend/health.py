@@ -8,6 +8,7 @@ from collections.abc import Callable
 import anyio
 import msgspec
 
+from ..core.admission import Admission
 from ..core.manager import SessionManager
 from ..errors import MethodNotAllowed, ProxyError
 from ..http import Guard, read_headers
@@ -20,9 +21,15 @@ class Health:
     """Two pages of JSON. `facts` are added to `/readyz` as they are when it is asked."""
 
     def __init__(
-        self, manager: SessionManager, guard: Guard, facts: Callable[[], dict[str, object]]
+        self,
+        manager: SessionManager,
+        guard: Guard,
+        facts: Callable[[], dict[str, object]],
+        admission: Admission,
     ) -> None:
+        """`manager`: of the endpoint. `admission`: of all backends."""
         self._manager = manager
+        self._admission = admission
         self._guard = guard
         self._facts = facts
 
@@ -44,8 +51,8 @@ class Health:
         body = {
             "status": status,
             "sessions": len(self._manager.registry),
-            "backends": self._manager.admission.running,
-            "queued": self._manager.admission.queued,
+            "backends": self._admission.running,
+            "queued": self._admission.queued,
             **self._facts(),
         }
         return 200 if status == "ready" else 503, body

@@ -13,6 +13,7 @@ from .. import wire
 from ..config import OnLoss
 from ..core.exchange import Exchange, Outcome
 from ..core.memory import Loss
+from ..core.ports import Losing
 from ..core.session import Session
 from ..core.state import EndReason, StopReason
 from ..errors import ProxyError, StateLost
@@ -35,50 +36,46 @@ _WHY: Final[Mapping[StopReason | EndReason, str]] = {
     EndReason.START_FAILED: "the backend did not start",
     EndReason.ABANDONED: "the start was given up",
     EndReason.BACKEND_LOST: "the backend ended",
+    EndReason.WHOLE_ENDED: "the session that it was a part of let go of it",
     EndReason.SHUTDOWN: "the proxy was shut down",
 }
 
 
-class Losing(Protocol):
-    """A session, as far as this goes."""
-
-    loss: Loss | None
-
-
 class Telling:
-    """A loss on its way to the client: in an error, or in notes on results."""
+    """Losses on their way to the client in one reply: in errors, or in notes on results."""
 
-    __slots__ = ("_annotates", "_loss", "_session", "_told")
+    __slots__ = ("_annotates", "_of", "_told")
 
-    def __init__(self, session: Losing, loss: Loss, *, annotates: bool) -> None:
+    def __init__(self, *, annotates: bool) -> None:
         """`annotates`: requests are run all the same, and their results have a note."""
-        self._session = session
-        self._loss = loss
         self._annotates = annotates
-        self._told = False
+        self._of: dict[Exchange, tuple[Losing, Loss]] = {}
+        self._told: list[tuple[Losing, Loss]] = []
 
-    def instead(self, exchange: Exchange) -> Outcome | None:
-        """Return what a request gets that is not run; None: it is to be run."""
+    def instead(self, exchange: Exchange, losing: Losing, loss: Loss) -> Outcome | None:
+        """Return what a request gets that relies on what was lost, and is not run; None: it is."""
         if self._annotates:
+            self._of[exchange] = losing, loss
             return None
-        self._told = True
-        return Outcome(failure=told(self._loss, _now(), begun=goes_on(exchange)))
+        self._told.append((losing, loss))
+        return Outcome(failure=told(loss, _now(), begun=goes_on(exchange)))
 
     def noted(self, exchange: Exchange, outcome: Outcome) -> Outcome:
         """Return an outcome with a note, if there is to be one and it has a place for it."""
-        if not self._annotates or outcome.result is None:
+        found = self._of.pop(exchange, None)
+        if found is None or outcome.result is None:
             return outcome
-        tool = exchange.treatment.tool
-        result = annotated(outcome.result, self._loss, _now(), tool=tool)
+        result = annotated(outcome.result, found[1], _now(), tool=exchange.treatment.tool)
         if result is None:  # then the next one is to say it
             return outcome
-        self._told = True
+        self._told.append(found)
         return Outcome(result=result)
 
     def written(self) -> None:
-        """The client has the answer: the loss counts as told, if that tells of it."""
-        if self._told and self._session.loss is self._loss:
-            self._session.loss = None
+        """The client has the answers: what they tell of counts as told."""
+        for losing, loss in self._told:
+            if losing.loss is loss:
+                losing.loss = None
 
 
 class Teller(Protocol):
@@ -93,11 +90,11 @@ class Teller(Protocol):
 
 def begin_or_tell(reply: Teller, session: Session, exchange: Exchange, on_loss: OnLoss) -> None:
     """Pass a request on, or tell instead that the state it relies on was lost."""
-    loss = session.loss if exchange.treatment.uses_state else None
-    if loss is not None:
-        annotates = on_loss is OnLoss.ANNOTATE
-        reply.telling = reply.telling or Telling(session, loss, annotates=annotates)
-        instead = reply.telling.instead(exchange)
+    losing = session.bereft(exchange)
+    if losing is not None and losing.loss is not None:
+        if reply.telling is None:
+            reply.telling = Telling(annotates=on_loss is OnLoss.ANNOTATE)
+        instead = reply.telling.instead(exchange, losing, losing.loss)
         if instead is not None:
             exchange.settle(instead)
             return
@@ -114,7 +111,8 @@ def _now() -> float:
 def told(loss: Loss, now: float, *, begun: bool = False) -> StateLost:
     """Return the error that tells of `loss` at `now`, in seconds. `begun`: the request is one more
     round of a call, and how far that got is unknown."""
-    text = f"The previous session state was lost {ended(loss, now)}."
+    what = f"state of server {loss.server!r}" if loss.server else "session state"
+    text = f"The previous {what} was lost {ended(loss, now)}."
     failure = StateLost(f"{text} A fresh backend is ready; repeat your steps.")
     if begun:
         failure.executed = None
@@ -131,7 +129,12 @@ def annotated(result: Bytes, loss: Loss, now: float, *, tool: bool) -> bytes | N
 
     Where one of the two has no place for it, in the other; None where neither has.
     """
-    note = {"reason": loss.reason.value, "secondsAgo": round(now - loss.at, 1)}
+    note: dict[str, object] = {
+        "reason": loss.reason.value,
+        "secondsAgo": round(now - loss.at, 1),
+    }
+    if loss.server:
+        note["server"] = loss.server
     meta = bytes(wire.member(result, "_meta") or b"")
     meta = meta if meta.startswith(b"{") else b"{}"
     changed = wire.with_member(meta, LOSS_KEY, msgspec.json.encode(note))

@@ -244,7 +244,7 @@ class Modern:
         """Pass a request on, if there is nothing to wait for and nothing to tell first."""
         if (
             session.state is not SessionState.READY
-            or session.loss is not None
+            or session.bereaved
             or not self._takes(exchange.envelope)
         ):
             return False

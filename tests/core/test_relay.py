@@ -273,6 +273,16 @@ async def test_a_backend_that_writes_little_but_garbage_is_killed_once_and_told_
     assert str(exchange.outcome.failure) == f"The backend ended: {why}."
 
 
+async def test_what_is_asked_of_a_backend_that_has_ended_fails_at_once() -> None:
+    """DESIGN 5.3: a probe may be sent in the moment in which its backend ends."""
+    wire = Wire()
+    wire.relay.ended(Exit(code=7))
+    exchange, _ = wire.call()
+    assert exchange.outcome is not None
+    assert str(exchange.outcome.failure) == "The backend ended: exit status 7."
+    assert wire.relay.in_flight() == ()
+
+
 async def test_a_batch_of_a_backend_is_taken_apart() -> None:
     """2025-03-26 basic/transports#stdio; FAULTS F11."""
     wire = Wire()

@@ -524,8 +524,11 @@ async def world(
     limits = Limits(ages=Ages(idle=idle, linger=None, max_age=None), call_timeout=call_timeout)
     manager = SessionManager("r", launcher, limits, SessionIds(KEY), pauses=pauses, timers=timers)
     found = World(manager, servers, launcher)
-    async with manager:
+    async with anyio.create_task_group() as clocks, manager:
+        clocks.start_soon(pauses.run)
+        clocks.start_soon(timers.run)
         yield found
+        clocks.cancel_scope.cancel()
     assert not len(timers), "a timer was left behind"
     assert not servers.running
 

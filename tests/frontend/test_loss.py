@@ -90,8 +90,10 @@ async def test_only_a_reply_that_carries_a_note_says_that_it_does() -> None:
     """DESIGN 5.12: as long as none does, the loss is still to be told."""
     for result, noted_ in ((b"null", False), (b"{}", True)):
         reply, session = Reply(Streams(), expose_stderr=False), Bereft()
-        reply.telling = telling = Telling(session, LOSS, annotates=True)
-        Exchange("tools/call", None, client_id=b"1", sink=reply).settle(Outcome(result=result))
+        reply.telling = telling = Telling(annotates=True)
+        exchange = Exchange("tools/call", None, client_id=b"1", sink=reply)
+        assert telling.instead(exchange, session, LOSS) is None  # it is run
+        exchange.settle(Outcome(result=result))
         assert session.loss is LOSS  # until its client has the answer
         telling.written()
         assert (session.loss is None) is noted_
