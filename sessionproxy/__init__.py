@@ -4,6 +4,7 @@ from .app import ProxyApp, http_app
 from .config import ConfigError
 from .core.context import current_exchange
 from .core.exchange import Exchange, Forwarded, Hook
+from .version import VERSION
 
 __all__ = [
     "ConfigError",
@@ -15,4 +16,4 @@ __all__ = [
     "http_app",
 ]
 
-__version__ = "0.1.0"
+__version__ = VERSION

@@ -6,46 +6,47 @@ stdout; other applications call `http_app` and mount what they get.
 
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
+from typing import Final
 
-import anyio
-
-from .assembly import LOCAL, Assembly, Running, beside
-from .backends import Limits as TreeLimits
-from .backends import (
-    StateDir,
-    chosen,
-)
-from .backends.statedir import default_state_dir
+from .assembly import Assembly, Running
 from .config import (
     Affinity,
     ConfigError,
     Mode,
     Settings,
     Switch,
-    settings_from,
 )
 from .core.context import caller_authorization
 from .core.exchange import Hook
+from .core.hooks import RequestHook
 from .errors import UnknownPath
+from .front import LOCAL, Front, Fronts, beside
 from .frontend.connection import Connection
 from .frontend.keys import PATH_KEY
 from .frontend.problems import http_problem
 from .frontend.serving import Serving
 from .frontend.sse import MESSAGES, STREAM
+from .ground import Ground, containment_from
 from .http import Anybody, Guard, TokenFile, path_within
 from .http.request import Receive, Scope, Send
 from .ops import Watchdog
 from .plan import (
     Fronted,
+    Plan,
     check_together,
-    fronted_from,
     knows_users,
+    plan_from,
+    told,
 )
+from .servers import Configuration
+from .version import VERSION
 
 logger = logging.getLogger(__name__)
+
+SERVERS: Final = "/servers/"
+"""Below this, beside the endpoint, each server has an endpoint of its own: `NAME/mcp`."""
 
 
 class ProxyApp:
@@ -64,13 +65,15 @@ class ProxyApp:
         *,
         local: bool,
         hooks: Sequence[Hook] = (),
+        request_hooks: Sequence[RequestHook] = (),
         own_process: bool = False,
     ) -> None:
-        """`local`: it serves this machine alone. `own_process`: nothing else runs beside it.
+        """`local`: it serves this machine alone. `hooks` are shown every message; `request_hooks`
+        are run around every request. `own_process`: nothing else runs beside it.
 
         Raises: ConfigError: the command or a setting is wrong.
         """
-        check_together(settings)
+        check_together(settings, several=isinstance(command, Configuration | Plan))
         self.settings = settings
         self._tokens = TokenFile(settings.token_file) if settings.token_file else None
         self._authenticator = self._tokens or Anybody(LOCAL if local else "anonymous")
@@ -83,22 +86,20 @@ class ProxyApp:
                 "give --token-file"
             )
         self._hooks = tuple(hooks)
-        self._fronted = fronted_from(settings, command)
+        self._request_hooks = tuple(request_hooks)
+        self._plan = plan_from(settings, command)
         self._guard = Guard(
             local=local,
             authenticated=self._tokens is not None,
             hosts=settings.allow_host,
             origins=settings.allow_origin,
         )
-        limits = TreeLimits(settings.memory_max or None, settings.pids_max or None)
-        self.containment = chosen(settings.containment.value, limits, own_process=own_process)
+        self.containment = containment_from(settings, own_process=own_process)
         self.tally: Counter[str] = Counter()
         """What was dropped or refused below the level of a request, by name."""
         self.watchdog = Watchdog()
         """Run by our own server alone: in others the event loop is not ours."""
         self._running: Running | None = None
-        root = self.settings.state_dir
-        self._state_root = default_state_dir() if root is None else Path(root).expanduser()
 
     @property
     def running(self) -> Running:
@@ -116,36 +117,30 @@ class ProxyApp:
 
         Raises: ConfigError: the state directory cannot be used.
         """
-        state = StateDir.open(self._state_root)
-        try:
-            key = state.key()  # what is wrong is told before anything runs
-            swept = await anyio.to_thread.run_sync(state.sweep, self.containment.end_left_over)
-            if swept:
-                logger.warning("%d backends of an earlier proxy were swept away", swept)
-            assembly = self._assembly(state)
-            async with (
-                self.containment.running(state.instance),
-                assembly.running(key) as self._running,
-            ):
-                try:
-                    yield
-                finally:
-                    self._running = None
-        finally:
-            state.close()
+        grounded = Ground.open(self.settings, self.containment, self.tally)
+        async with grounded as ground, self._assembly(ground).running() as self._running:
+            try:
+                yield
+            finally:
+                self._running = None
 
-    def _assembly(self, state: StateDir) -> Assembly:
-        return Assembly(
+    def _assembly(self, ground: Ground) -> Assembly:
+        fronts = Fronts(
             settings=self.settings,
-            fronted=self._fronted,
-            state=state,
-            containment=self.containment,
+            ground=ground,
             guard=self._guard,
             authenticator=self._authenticator,
             serving=self._serving(),
             knows_users=self._knows_users,
+        )
+        return Assembly(
+            settings=self.settings,
+            plan=self._plan,
+            version=VERSION,
+            ground=ground,
+            fronts=fronts,
             hooks=self._hooks,
-            tally=self.tally,
+            request_hooks=self._request_hooks,
             facts=self.facts,
         )
 
@@ -168,9 +163,12 @@ class ProxyApp:
 
     def facts(self) -> dict[str, object]:
         """Return what `/readyz` shows besides the counts."""
-        shared = self.settings.mode is Mode.SHARED
+        running, shared = self.running, self.settings.mode is Mode.SHARED
+        backends = sum(route.shared.backends for route in running.routes)
+        servers = {member.name: member.facts() for member in running.members}
         return {
-            **({"backends": self.running.shared.backends} if shared else {}),
+            **({"backends": backends} if shared else {}),
+            **({"servers": servers} if servers else {}),
             "containment": self.containment.name,
             "orphans": self.containment.orphans,
             "dropped": dict(self.tally),
@@ -188,10 +186,11 @@ class ProxyApp:
             scope = {**scope, "extensions": {}}
             caller_authorization.set(dict(scope["headers"]).get(b"authorization", b""))
         path = path_within(scope)
-        if path in (self.settings.path, self.settings.path + "/"):
-            await self.running.endpoint(scope, receive, send)
-        elif (key := self._path_key(path)) is not None:
-            await self.running.endpoint(scope, receive, send, key)
+        front, rest = self._front_at(path)
+        if rest in ("", "/"):
+            await front.endpoint(scope, receive, send)
+        elif rest is not None and (key := _path_key(rest)) is not None:
+            await front.endpoint(scope, receive, send, key)
         elif path in ("/healthz", "/readyz"):
             await self.running.health(scope, receive, send)
         elif self.settings.sse is Switch.ON and path.rstrip("/") == beside(self.settings, STREAM):
@@ -203,16 +202,22 @@ class ProxyApp:
             error = UnknownPath(self._not_found(path))
             await Connection(receive, send).problem(http_problem(error))
 
+    def _front_at(self, path: str) -> tuple[Front, str | None]:
+        """Return whose endpoint a path is at, and what follows it; None: it is at none."""
+        running = self.running
+        rest = _below(path, self.settings.path)
+        if rest is not None:
+            return running.front, rest
+        name, slash, at = path.removeprefix(beside(self.settings, SERVERS)).partition("/")
+        front = running.servers.get(name)
+        if front is None or not path.startswith(beside(self.settings, SERVERS)):
+            return running.front, None
+        return front, _below(slash + at, "/mcp")
+
     def _not_found(self, path: str) -> str:
         if path.startswith(self.settings.path + "/s/"):
             return "not found: a name in the path has 1 to 256 letters, digits, and . _ ~ -"
         return f"not found; the endpoint is {self.settings.path}"
-
-    def _path_key(self, path: str) -> str | None:
-        """Return the name of the conversation that stands in a path, if one does."""
-        before = self.settings.path + "/s/"
-        key = path.removeprefix(before)
-        return key if path.startswith(before) and PATH_KEY.fullmatch(key) else None
 
     async def _lifespan_protocol(self, receive: Receive, send: Send) -> None:
         """ASGI specification, lifespan protocol."""
@@ -228,6 +233,18 @@ class ProxyApp:
             what = "shutdown" if started else "startup"
             await send({"type": f"lifespan.{what}.failed", "message": str(error)})
             raise
+
+
+def _below(path: str, above: str) -> str | None:
+    """Return what follows `above` in a path; None: it is not below it."""
+    rest = path.removeprefix(above)
+    return rest if path.startswith(above) and rest[:1] in ("", "/") else None
+
+
+def _path_key(rest: str) -> str | None:
+    """Return the name of the conversation that stands behind an endpoint's path, if one does."""
+    key = rest.removeprefix("/s/")
+    return key if rest.startswith("/s/") and PATH_KEY.fullmatch(key) else None
 
 
 def _redacted(path: str) -> str:
@@ -249,6 +266,7 @@ def http_app(
     command: Fronted = (),
     *,
     hooks: Sequence[Hook] = (),
+    request_hooks: Sequence[RequestHook] = (),
     local: bool = True,
     **settings: object,
 ) -> ProxyApp:
@@ -257,11 +275,13 @@ def http_app(
     `command`: what to start, with its arguments; the demo server where it is empty. Or a server of
     the SDK (`MCPServer`, or `Server` of `mcp.server.lowlevel`), which is run in this process, once
     for every session and with a lifespan of its own; or a function that returns one, at once or
-    when awaited, which is called for every session.
+    when awaited, which is called for every session. Or a `Configuration` of several servers, which
+    the setting `config` reads from a file.
 
     `settings`: any of the command line's, with underscores (`idle=60, max_sessions=8`). `hooks` are
-    called for every message that is passed on. `local`: only this machine asks; where other
-    machines do, say `local=False` and who may ask by `allow_host`.
+    called for every message that is passed on, `request_hooks` are run around every request
+    (`RequestHook`). `local`: only this machine asks; where other machines do, say `local=False` and
+    who may ask by `allow_host`.
 
     Mounted in another application, pass `lifespan=app.lifespan` to that one. The server that runs
     it bounds connections, heads and slow bodies; `max_connections` is for our own.
@@ -270,5 +290,13 @@ def http_app(
     """
     if isinstance(command, str):
         raise ConfigError("command: a list of words, not one string")
-    values: Mapping[str, object] = settings
-    return ProxyApp(settings_from(values, named="{}"), command, local=local, hooks=hooks)
+    found, configuration = told(settings, named="{}")
+    if configuration is not None and command:
+        raise ConfigError("config: there is a command too; give one of them")
+    return ProxyApp(
+        found,
+        configuration or command,
+        local=local,
+        hooks=hooks,
+        request_hooks=request_hooks,
+    )

@@ -1,97 +1,131 @@
 """Puts the pieces of one proxy together, for as long as it runs.
 
-Neighbours: `app` says what was decided before anything runs, and serves what this yields.
+Neighbours: `app` says what was decided before anything runs, and serves what this yields; `route`
+is what stands behind one server's sessions, `front` what stands before them.
 """
 
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import anyio
 
-from .backends import (
-    MemoryLauncher,
-    Pool,
-    RemoteLauncher,
-    SharedLauncher,
-    StateDir,
-    StdioLauncher,
-    Target,
-    Template,
-)
-from .backends.containment.ports import Containment
-from .config import (
-    Affinity,
-    HandleUse,
-    Mode,
-    OnLoss,
-    Settings,
-    Switch,
-)
-from .core.aside import Aside
-from .core.binding import SessionIds
-from .core.catalogue import Catalogue
+from .backends import Pool, SharedLauncher
+from .backends.composite import CompositeLauncher
+from .backends.hooked import HookedLauncher
+from .backends.introduction import Introduction
+from .backends.parts import Member, PartLauncher
+from .config import Mode, Settings
+from .core.admission import Admission
 from .core.circuit import Circuit
 from .core.exchange import Hook
-from .core.manager import SessionManager
-from .core.pauses import Pauses
-from .core.timers import Timers
-from .eras import OURSELVES, EraLauncher, Rounds
+from .core.hooks import RequestHook
+from .core.manager import Limits, SessionManager
+from .core.ports import Launcher
+from .core.state import EndReason
+from .front import Front, Fronts, shares_sessions
 from .frontend import Endpoint, Health
-from .frontend.handles import Handles
-from .frontend.handshake import Handshake
-from .frontend.handshake_channel import HandshakeChannel
-from .frontend.keys import KeyFinder, Places
 from .frontend.listening import Listeners
-from .frontend.modern import Modern
-from .frontend.modern_channel import ModernChannel
 from .frontend.pipes import Pipes
-from .frontend.serving import Serving
-from .frontend.sse import MESSAGES, LegacySse
+from .frontend.sse import LegacySse
 from .frontend.stdio import Stdio
-from .http import Authenticator, Guard
-from .plan import Source, limits_from
+from .ground import Ground
+from .plan import (
+    Plan,
+    Planned,
+    Starts,
+    backend_limits_from,
+    limits_from,
+    part_limits_from,
+    whole_limits_from,
+)
+from .route import Route
 
 ROUTE: Final = "default"
-"""Name of the one configured backend."""
-
-LOCAL: Final = "local"
-"""The owner of what comes from this machine alone."""
+"""Name of what is served at the endpoint."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """The pieces of a proxy that serves."""
 
-    manager: SessionManager
-    launcher: StdioLauncher | RemoteLauncher | MemoryLauncher
-    pool: Pool | None
-    shared: SharedLauncher
-    """Used in shared mode alone."""
-    endpoint: Endpoint
+    front: Front
+    servers: Mapping[str, Front]
+    """Of several servers each alone, by its name."""
+    routes: Sequence[Route]
+    members: Sequence[Member]
+    """The servers, where they are put together."""
     health: Health
-    listeners: Listeners
-    sse: LegacySse
-    stdio: Callable[[Pipes], Stdio]
-    """Makes the frontend of a process with one client."""
 
+    @property
+    def manager(self) -> SessionManager:
+        return self.front.manager
 
-class _Behind(NamedTuple):
-    """What stands behind the sessions."""
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.front.endpoint
 
-    launcher: StdioLauncher | RemoteLauncher | MemoryLauncher
-    pool: Pool | None
-    launching: AbstractAsyncContextManager[object]
-    """Has to run meanwhile."""
-    shared: SharedLauncher
-    eras: EraLauncher
-    aside: Aside
-    circuit: Circuit
-    pauses: Pauses
-    timers: Timers
+    @property
+    def listeners(self) -> Listeners:
+        return self.front.listeners
+
+    @property
+    def sse(self) -> LegacySse:
+        return self.front.sse
+
+    @property
+    def stdio(self) -> Callable[[Pipes], Stdio]:
+        return self.front.stdio
+
+    @property
+    def launcher(self) -> Starts:
+        """What launches the backends of the first server."""
+        return self.routes[0].transport
+
+    @property
+    def pool(self) -> Pool | None:
+        return self.routes[0].pool
+
+    @property
+    def shared(self) -> SharedLauncher:
+        return self.routes[0].shared
+
+    @property
+    def fronts(self) -> Sequence[Front]:
+        return (self.front, *(f for f in self.servers.values() if f is not self.front))
+
+    def end_streams(self) -> None:
+        """End what waits for news: there will be none."""
+        for front in self.fronts:
+            front.listeners.end_all()
+
+    async def drain(self, patience: float) -> bool:
+        """Take nothing new, give what is in flight `patience` seconds, then end every session.
+
+        Returns whether all in flight had ended by itself.
+        """
+        all_ended = True
+
+        async def drain(front: Front) -> None:
+            nonlocal all_ended
+            all_ended = await front.manager.drain(patience) and all_ended
+
+        async with anyio.create_task_group() as tasks:
+            for front in self.fronts:
+                tasks.start_soon(drain, front)
+        return all_ended
+
+    def hurry(self) -> None:
+        """Cut all waiting short: what is in flight, and backends that are being stopped."""
+        for route in self.routes:
+            route.transport.hurry()
+        for front in self.fronts:
+            front.manager.hurry()
+
+    def end_all(self, reason: EndReason) -> None:
+        for front in self.fronts:
+            front.manager.end_all(reason)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,222 +133,116 @@ class Assembly:
     """What the pieces are made of."""
 
     settings: Settings
-    fronted: Source
-    state: StateDir
-    containment: Containment
-    guard: Guard
-    authenticator: Authenticator
-    serving: Serving
-    knows_users: bool
-    """An owner is one user."""
+    plan: Plan
+    version: str
+    """Of this program."""
+    ground: Ground
+    fronts: Fronts
     hooks: Sequence[Hook]
-    tally: Counter[str]
+    request_hooks: Sequence[RequestHook]
     facts: Callable[[], dict[str, object]]
     """What `/readyz` shows besides the counts."""
 
     @asynccontextmanager
-    async def running(self, key: bytes) -> AsyncGenerator[Running]:
-        """Run them. `key`: the secret of ids and rounds."""
-        ids, rounds = SessionIds(key), Rounds(key)
-        behind = self._behind(rounds, lambda: known_schemas(catalogue))
-        manager = self._manager(behind, ids)
-        catalogue = self._catalogue(behind)
-        manager.lists_changed = catalogue.changed
-        running = self._in_front(behind, manager, catalogue, ids, rounds)
-        async with (
-            behind.launching,
-            behind.shared,
-            behind.aside,
-            manager,
-            anyio.create_task_group() as tasks,
-        ):
-            tasks.start_soon(catalogue.run)
-            yield running
-            running.listeners.end_all()
-            tasks.cancel_scope.cancel()
+    async def running(self) -> AsyncGenerator[Running]:
+        """Run them."""
+        admission = backend_limits_from(self.settings).admission(self.ground.pauses)
+        async with AsyncExitStack() as held:
+            routes = [
+                await held.enter_async_context(self._route(planned, admission))
+                for planned in self.plan.servers
+            ]
+            running = await self._in_front(held, routes, admission)
+            try:
+                yield running
+            finally:
+                running.end_streams()
 
-    # -- behind the sessions -----------------------------------------------------------------------
-
-    def _behind(self, rounds: Rounds, schemas: Callable[[], Mapping[str, bytes]]) -> _Behind:
-        launcher, pool, launching = self._launcher(schemas)
-        pauses, aside, circuit = Pauses(), Aside(), Circuit()
-        timers = Timers(pauses)
-        shared = SharedLauncher(
-            launcher,
-            ROUTE,
-            timers,
-            pauses,
-            linger=self.settings.shared_linger,
-            start_timeout=self.settings.start_timeout,
-            user_of=lambda found: found.owner if self.knows_users else found.key,
-            tally=self.tally,
-        )
-        eras = EraLauncher(
-            launcher,
-            timers,
-            rounds,
-            shared_sessions=self._shares,
-            probe_timeout=self.settings.start_timeout / 2,  # the rest is for the start itself
-            shared=shared if self.settings.mode is Mode.SHARED else None,
-            aside=aside,
-            circuit=circuit,
-        )
-        return _Behind(launcher, pool, launching, shared, eras, aside, circuit, pauses, timers)
-
-    def _launcher(
-        self, schemas: Callable[[], Mapping[str, bytes]]
-    ) -> tuple[
-        StdioLauncher | RemoteLauncher | MemoryLauncher,
-        Pool | None,
-        AbstractAsyncContextManager[object],
-    ]:
-        """Return what launches backends, the pool of spares, where there can be such, and what has
-        to run meanwhile."""
-        if isinstance(self.fronted, Target):
-            remote = RemoteLauncher(
-                self.fronted,
-                max_line=self.settings.max_line,
-                hooks=self.hooks,
-                tally=self.tally,
-                schemas=schemas,
-            )
-            return remote, None, remote
-        if not isinstance(self.fronted, Template):
-            memory = MemoryLauncher(
-                self.fronted,
-                stop_grace=self.settings.stop_grace,
-                max_line=self.settings.max_line,
-                hooks=self.hooks,
-                tally=self.tally,
-            )
-            return memory, None, memory
-        launcher = StdioLauncher(
-            self.fronted,
-            self.state,
-            self.containment,
-            stop_grace=self.settings.stop_grace,
-            max_line=self.settings.max_line,
+    def _route(self, planned: Planned, admission: Admission) -> Route:
+        return Route(
+            self.ground,
+            planned,
+            admission,
+            shared_sessions=shares_sessions(self.settings),
+            knows_users=self.fronts.knows_users,
             hooks=self.hooks,
-            tally=self.tally,
-            take_spare=lambda: pool.take(),
-        )
-        pool = Pool(launcher, self.settings.warm)
-        return launcher, pool, pool
-
-    # -- the sessions ------------------------------------------------------------------------------
-
-    def _manager(self, behind: _Behind, ids: SessionIds) -> SessionManager:
-        return SessionManager(
-            ROUTE,
-            behind.eras,
-            limits_from(self.settings),
-            ids,
-            keeps_ids=self.settings.on_loss is not OnLoss.NOT_FOUND,
-            stateless=self.settings.mode is Mode.SHARED,
-            pauses=behind.pauses,
-            timers=behind.timers,
-            circuit=behind.circuit,
         )
 
-    def _catalogue(self, behind: _Behind) -> Catalogue:
-        return Catalogue(
-            ROUTE,
-            behind.eras,
-            OURSELVES,
-            ttl=self.settings.catalogue_ttl,
-            timeout=self.settings.start_timeout,
-            public=self.settings.catalogue_public,
-            aside=behind.aside,
-            circuit=behind.circuit,
-        )
-
-    # -- in front of them --------------------------------------------------------------------------
-
-    def _in_front(
-        self,
-        behind: _Behind,
-        manager: SessionManager,
-        catalogue: Catalogue,
-        ids: SessionIds,
-        rounds: Rounds,
+    async def _in_front(
+        self, held: AsyncExitStack, routes: Sequence[Route], admission: Admission
     ) -> Running:
-        listeners = Listeners(manager, catalogue)
-        minted = partial(ids.minted, ROUTE)
-        keys = KeyFinder(self._places(), minted, lambda owner: ids.mint(ROUTE, owner))
-        shared_keys = keys if self._shares else None
-        handles = self._handles(manager, minted)
-        modern = Modern(manager, catalogue, keys, rounds, listeners, self.serving, handles)
-        handshake = Handshake(manager, self.serving, modern, shared_keys)
-        one_client = (manager, catalogue, modern, rounds, listeners, self.serving, LOCAL)
+        members: list[Member] = []
+        if self.plan.is_several:
+            members = [await self._member(held, route, admission) for route in routes]
+            front = await self._together(held, members)
+            servers = {route.name: await self._alone(held, route, admission) for route in routes}
+        else:
+            front = await self._alone(held, routes[0], admission, name=ROUTE)
+            servers = {routes[0].name: front}
         return Running(
-            manager,
-            behind.launcher,
-            behind.pool,
-            behind.shared,
-            Endpoint(manager, self.guard, self.authenticator, self.serving, handshake, modern),
-            Health(manager, self.guard, self.facts),
-            listeners,
-            self._sse(manager, modern, ids, shared_keys),
-            lambda pipes: Stdio(
-                pipes,
-                partial(HandshakeChannel, manager, self.serving, LOCAL),
-                partial(ModernChannel, *one_client),
-                max_line=self.settings.max_body,
-                max_unread=self.settings.max_line,
-            ),
+            front=front,
+            servers=servers,
+            routes=routes,
+            members=members,
+            health=Health(front.manager, self.fronts.guard, self.facts, admission),
         )
 
-    def _handles(
-        self, manager: SessionManager, minted: Callable[[str, str], bool]
-    ) -> Handles | None:
-        if self.settings.handles is HandleUse.OFF:
-            return None
-        return Handles(
-            manager,
-            minted,
-            required=self.settings.handles is HandleUse.REQUIRED,
-            idle=self.settings.idle or None,
+    # -- several servers as one --------------------------------------------------------------------
+
+    async def _member(self, held: AsyncExitStack, route: Route, admission: Admission) -> Member:
+        member = Member(route.name, route.names)
+        member.manager = SessionManager(
+            f"{route.name}/part",
+            PartLauncher(route.backends, member),
+            part_limits_from(route.settings),
+            self.ground.ids,
+            stateless=route.settings.mode is not Mode.SESSION,
+            admission=place_of(route, admission),
+            pauses=self.ground.pauses,
+            timers=self.ground.timers,
+            circuit=route.circuit,
+        )
+        await held.enter_async_context(member.manager)
+        return member
+
+    async def _together(self, held: AsyncExitStack, members: Sequence[Member]) -> Front:
+        name = self.plan.name or "sessionproxy"
+        introduction = Introduction(name, self.version, self.plan.instructions)
+        launcher = CompositeLauncher(members, introduction)
+        await held.enter_async_context(launcher)
+        return await self._front(
+            held, ROUTE, launcher, whole_limits_from(self.settings), Circuit(), None
         )
 
-    @property
-    def _shares(self) -> bool:
-        """Whether handshake clients may share sessions."""
-        return self.settings.affinity not in (None, Affinity.SESSION)
+    # -- one server --------------------------------------------------------------------------------
 
-    def _places(self) -> Places:
-        affinity = self.settings.affinity
-        return Places(
-            affinity=Affinity.CONVERSATION if affinity in (None, Affinity.SESSION) else affinity,
-            header=self.settings.key_header,
-            meta=self.settings.key_meta,
-            cookie=self.settings.key_cookie is Switch.ON,
-            default=self.settings.default_session is Switch.ON and self.knows_users,
-            unguessable=not self.knows_users,
-            handles=self.settings.handles is not HandleUse.OFF,
-            path=self.settings.path,
+    async def _alone(
+        self, held: AsyncExitStack, route: Route, admission: Admission, *, name: str | None = None
+    ) -> Front:
+        limits, place = limits_from(route.settings), place_of(route, admission)
+        front = await self._front(
+            held, name or route.name, route.alone, limits, route.circuit, place
         )
+        if not self.request_hooks:
+            route.knows(front.catalogue)
+        return front
 
-    def _sse(
-        self, manager: SessionManager, modern: Modern, ids: SessionIds, keys: KeyFinder | None
-    ) -> LegacySse:
-        return LegacySse(
-            manager,
-            self.guard,
-            self.authenticator,
-            self.serving,
-            modern,
-            ids,
-            messages_path=beside(self.settings, MESSAGES),
-            max_unread=self.settings.max_line,
-            keys=keys,
-        )
-
-
-def beside(settings: Settings, path: str) -> str:
-    """Return a path beside the endpoint's."""
-    return settings.path.rpartition("/")[0] + path
+    async def _front(
+        self,
+        held: AsyncExitStack,
+        name: str,
+        launcher: Launcher,
+        limits: Limits,
+        circuit: Circuit,
+        admission: Admission | None,
+    ) -> Front:
+        if self.request_hooks:
+            hooked = HookedLauncher(launcher, self.request_hooks)
+            launcher = await held.enter_async_context(hooked)
+        fronts = self.fronts.open(name, launcher, limits, circuit, admission)
+        return await held.enter_async_context(fronts)
 
 
-def known_schemas(catalogue: Catalogue) -> Mapping[str, bytes]:
-    """Return the input schemas of tools that ask for headers, as far as known."""
-    return {} if catalogue.known is None else catalogue.known.schemas
+def place_of(route: Route, admission: Admission) -> Admission | None:
+    """Return what lets the sessions of a route in, where each has a backend of its own."""
+    return admission if route.settings.mode is Mode.SESSION else None

@@ -14,10 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from . import __version__
+from .app import SERVERS
 from .backends import shown
 from .config import Affinity, HandleUse, Mode, Settings, Switch
+from .front import beside
 from .http import is_loopback
 from .plan import knows_users
+from .servers import Configuration
 
 Row = tuple[str, str]
 
@@ -28,8 +31,11 @@ COPIED: Final = frozenset({"Claude Code", "mcp.json"})
 """Rows that a person copies."""
 
 
+Fronted = Sequence[str] | Configuration
+
+
 def show(
-    console: Console, settings: Settings, command: Sequence[str], *, url: str, containment: str
+    console: Console, settings: Settings, command: Fronted, *, url: str, containment: str
 ) -> None:
     """Print the banner: a panel on a terminal, plain lines elsewhere."""
     rows = list(_rows(settings, command, url=url, containment=containment))
@@ -50,11 +56,12 @@ def show(
             console.print(value, highlight=False, markup=False, soft_wrap=True)
 
 
-def _rows(
-    settings: Settings, command: Sequence[str], *, url: str, containment: str
-) -> Iterator[Row]:
+def _rows(settings: Settings, command: Fronted, *, url: str, containment: str) -> Iterator[Row]:
     yield "endpoint", url
-    yield "backend", _backend(settings, command)
+    if isinstance(command, Configuration):
+        yield from _servers(settings, command, url)
+    else:
+        yield "backend", _backend(settings, command)
     server: dict[str, object] = {"type": "http", "url": url}
     header = ""
     if settings.token_file:
@@ -68,6 +75,16 @@ def _rows(
         yield "containment", containment
     if settings.insecure:
         yield "INSECURE", "anybody who can reach this address is served; nobody is authenticated"
+
+
+def _servers(settings: Settings, configuration: Configuration, url: str) -> Iterator[Row]:
+    base = url.removesuffix(settings.path)
+    for server in configuration.servers:
+        what = shown(server.url) if server.url is not None else server.command[0]
+        yield (
+            f"server {server.name}",
+            f"{what}, alone at {base}{beside(settings, SERVERS)}" + (f"{server.name}/mcp"),
+        )
 
 
 def _backend(settings: Settings, command: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Annotated, Final, NoReturn, cast
+from typing import Annotated, Final, NoReturn, TypeAlias, cast
 
 import anyio
 import msgspec
@@ -28,11 +28,12 @@ from .config import (
     Settings,
     description_of,
     flag_of,
-    settings_from,
     variable_of,
 )
+from .plan import told
 from .serve import serve
 from .serve_stdio import serve_stdio
+from .servers import Configuration
 
 GROUPS: Final = {
     "host": "Where it listens",
@@ -42,6 +43,7 @@ GROUPS: Final = {
     "max_sessions": "How many",
     "start_timeout": "How long things may take",
     "max_body": "How large",
+    "config": "Several servers",
     "url": "A backend elsewhere",
     "env": "What the backend gets",
     "log_level": "What is written",
@@ -57,6 +59,9 @@ NOT_STDIO: Final = frozenset(
     }
 )
 """Settings that mean nothing to a process with one client, on its own pipes."""
+
+Commanded: TypeAlias = "tuple[str, ...] | Configuration"
+"""What a command line names: a command, the demo server where it is empty; or several servers."""
 
 STDIO_DEFAULTS: Final[Mapping[str, object]] = {"idle": 0.0}
 """The one client ends its backend when it ends; to stop it earlier would lose state for nothing."""
@@ -79,6 +84,9 @@ EXAMPLES: Final = """
 
   At most ten, two of them started in advance, each in a directory of its own:
   sessionproxy run --max-sessions 10 --warm 2 --cwd {session.dir} -- my-server --stdio
+
+  Several servers, each under its name:
+  sessionproxy run --config servers.json
 
   A server elsewhere, with a credential of ours:
   sessionproxy run --url https://mcp.example.com/mcp --header "Authorization=Bearer ..."
@@ -177,17 +185,33 @@ def run(context: typer.Context, command: Sequence[str] | None = None, **values: 
     Every option can also be set in the environment: --max-sessions as SESSIONPROXY_MAX_SESSIONS.
     """
     with _naming_variables(context):
-        _run(settings_from(_read(context, values)), tuple(command or ()))
+        _run(*_asked_for(context, command, values))
 
 
-def _run(settings: Settings, argv: Sequence[str]) -> None:
+def _run(settings: Settings, fronted: Commanded) -> None:
     logs.set_up(level=settings.log_level.value, as_json=settings.log_json)
     console = Console()
 
     def ready(proxy: ProxyApp, url: str) -> None:
-        banner.show(console, settings, argv, url=url, containment=proxy.containment.name)
+        banner.show(console, settings, fronted, url=url, containment=proxy.containment.name)
 
-    serve(settings, argv, on_ready=ready)
+    serve(settings, fronted, on_ready=ready)
+
+
+def _asked_for(
+    context: typer.Context,
+    command: Sequence[str] | None,
+    values: dict[str, object],
+    defaults: Mapping[str, object] = MappingProxyType({}),
+) -> tuple[Settings, Commanded]:
+    """Return the settings, and what is to be fronted."""
+    argv = tuple(command or ())
+    settings, configuration = told(_given(context, _read(context, values)), defaults=defaults)
+    if configuration is None:
+        return settings, argv
+    if argv:
+        raise ConfigError("--config: there is a COMMAND too; give one of them")
+    return settings, configuration
 
 
 STDIO_EXAMPLES: Final = """
@@ -211,9 +235,9 @@ def stdio(context: typer.Context, command: Sequence[str] | None = None, **values
     nothing running. The log goes to stderr.
     """
     with _naming_variables(context):
-        settings = settings_from(_read(context, values))
+        settings, fronted = _asked_for(context, command, values, STDIO_DEFAULTS)
         logs.set_up(level=settings.log_level.value, as_json=settings.log_json)
-        raise typer.Exit(serve_stdio(settings, tuple(command or ())))
+        raise typer.Exit(serve_stdio(settings, fronted))
 
 
 @app.command("doctor", context_settings={"allow_interspersed_args": False})
@@ -224,13 +248,13 @@ def check(context: typer.Context, command: Sequence[str] | None = None, **values
     Ends with status 1 where something is wrong.
     """
     with _naming_variables(context):
-        settings = settings_from(_read(context, values))
+        settings, fronted = _asked_for(context, command, values)
         logs.set_up(level="warning", as_json=settings.log_json)
-        if not anyio.run(_report, settings, tuple(command or ())):
+        if not anyio.run(_report, settings, fronted):
             raise typer.Exit(1)
 
 
-async def _report(settings: Settings, argv: Sequence[str]) -> bool:
+async def _report(settings: Settings, fronted: Commanded) -> bool:
     console = Console()
     well = True
 
@@ -242,8 +266,8 @@ async def _report(settings: Settings, argv: Sequence[str]) -> bool:
     for finding in doctor.machine():
         tell(finding)
         well = well and finding.good is not False
-    if argv or settings.url is not None:
-        async for finding in doctor.backend(settings, argv):
+    if fronted or settings.url is not None:
+        async for finding in doctor.backends(settings, fronted):
             tell(finding)
             well = well and finding.good is not False
     return well
@@ -286,6 +310,16 @@ def _naming_variables(context: typer.Context) -> Generator[None]:
         if not _from_variable(context, setting):
             raise
         raise ConfigError(variable_of(setting) + str(error).removeprefix(flag)) from None
+
+
+def _given(context: typer.Context, values: dict[str, object]) -> dict[str, object]:
+    """Return those values that somebody gave."""
+    sources = {name: context.get_parameter_source(name) for name in values}
+    return {
+        name: value
+        for name, value in values.items()
+        if (source := sources[name]) is not None and source.name != "DEFAULT"
+    }
 
 
 def _read(context: typer.Context, values: dict[str, object]) -> dict[str, object]:

@@ -43,6 +43,7 @@ class Mode(enum.Enum):
     """Who has a backend."""
 
     SESSION = "session"
+    REQUEST = "request"
     SHARED = "shared"
 
 
@@ -187,8 +188,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mode: Annotated[
         Mode,
         Meta(
-            description="A backend for each session (session), or one for all (shared), which is "
-            "for servers that keep no state."
+            description="A backend for each session (session), for each request (request), or one "
+            "for all (shared). The last two are for servers that keep no state."
         ),
     ] = Mode.SESSION
     affinity: Annotated[
@@ -290,6 +291,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_line: Annotated[
         int, Meta(ge=1024, description="Bytes of one message of a backend that are accepted.")
     ] = 64 * 1024 * 1024
+
+    # Several servers
+    config: Annotated[
+        str | None,
+        Meta(
+            description="File that names the servers to front, instead of COMMAND: JSON or TOML, "
+            "as other MCP programs have it (mcpServers). A part sessionproxy may have settings."
+        ),
+    ] = None
 
     # A backend elsewhere
     url: Annotated[

@@ -7,16 +7,15 @@ import importlib.util
 import platform
 import resource
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
 import msgspec
 
 from .app import ProxyApp
-from .assembly import ROUTE
 from .backends import RUNGS, available, chosen
 from .config import ConfigError, Settings
 from .core.caller import Nobody, ask
@@ -24,6 +23,8 @@ from .core.exchange import Outcome
 from .core.memory import Opening
 from .core.ports import Identity
 from .errors import BackendStartFailed, ProxyError
+from .plan import Fronted
+from .route import Route
 from .wire import HANDSHAKE_VERSIONS, Bytes, members
 
 Request = Callable[[str, bytes], Awaitable[Bytes]]
@@ -60,44 +61,53 @@ def machine() -> Iterator[Finding]:
         yield Finding(module, "present" if found else "missing: every call costs more", found)
 
 
-async def backend(settings: Settings, command: Sequence[str]) -> AsyncGenerator[Finding]:
-    """Start a backend, shake hands, list its tools, stop it; yield each with its time.
+async def backends(settings: Settings, command: Fronted) -> AsyncGenerator[Finding]:
+    """Start a backend of each server, shake hands, list its tools, stop it; yield each with its
+    time.
 
-    Raises: ConfigError: it cannot be tried at all.
+    Raises: ConfigError: they cannot be tried at all.
     """
     app = ProxyApp(settings, command, local=True)
     async with app.lifespan():
-        clock = anyio.current_time
-        began = clock()
-        try:
-            async with _launched(app) as request:
-                yield Finding("start", _took(clock() - began))
-                began = clock()
-                result = await request("initialize", _initialize_params())
-                server = _text(members(result).get("serverInfo"))
-                yield Finding("initialize", f"{_took(clock() - began)}: {server}")
-                began = clock()
-                tools = _tools(await request("tools/list", b"{}"))
-                names = ", ".join(tool.name for tool in tools)
-                yield Finding("tools/list", f"{_took(clock() - began)}: {len(tools)}: {names}")
-                began = clock()
-            yield Finding("stop", _took(clock() - began))
-        except (ProxyError, ConfigError) as error:
-            yield Finding("backend", str(error), good=False)
-            how = error.exit if isinstance(error, BackendStartFailed) else None
-            for line in how.stderr if how else ():
-                yield Finding("stderr", line, None)
+        routes = app.running.routes
+        for route in routes:
+            async for finding in _tried(route):
+                named = f"{route.name}: {finding.what}"
+                yield finding if len(routes) == 1 else replace(finding, what=named)
+
+
+async def _tried(route: Route) -> AsyncGenerator[Finding]:
+    clock = anyio.current_time
+    began = clock()
+    try:
+        async with _launched(route) as request:
+            yield Finding("start", _took(clock() - began))
+            began = clock()
+            result = await request("initialize", _initialize_params())
+            server = _text(members(result).get("serverInfo"))
+            yield Finding("initialize", f"{_took(clock() - began)}: {server}")
+            began = clock()
+            tools = _tools(await request("tools/list", b"{}"))
+            names = ", ".join(tool.name for tool in tools)
+            yield Finding("tools/list", f"{_took(clock() - began)}: {len(tools)}: {names}")
+            began = clock()
+        yield Finding("stop", _took(clock() - began))
+    except (ProxyError, ConfigError) as error:
+        yield Finding("backend", str(error), good=False)
+        how = error.exit if isinstance(error, BackendStartFailed) else None
+        for line in how.stderr if how else ():
+            yield Finding("stderr", line, None)
 
 
 @asynccontextmanager
-async def _launched(app: ProxyApp) -> AsyncGenerator[Request]:
-    identity = Identity(ROUTE, "doctor", "doctor")
+async def _launched(route: Route) -> AsyncGenerator[Request]:
+    identity = Identity(route.name, "doctor", "doctor")
     opening = Opening(_initialize_params())
-    async with app.running.launcher.launch(identity, "doctor", Nobody(), opening) as backend:
+    async with route.transport.launch(identity, "doctor", Nobody(), opening) as backend:
 
         async def request(method: str, params: bytes) -> Bytes:
             outcome = None
-            with anyio.move_on_after(app.settings.start_timeout):
+            with anyio.move_on_after(route.settings.start_timeout):
                 outcome = await ask(backend, method, params)
             return _result(method, outcome)
 

@@ -4,9 +4,12 @@ Neighbours: `app` builds the proxy from it.
 """
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Final, TypeAlias, cast
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
@@ -24,19 +27,86 @@ from .config import (
     Mode,
     Settings,
     flag_of,
+    settings_from,
 )
+from .core.exchange import Hook
 from .core.manager import Limits
+from .core.ports import Launcher
 from .core.reaper import Ages
+from .servers import Configuration, Rules, Server, read_configuration
 
-Fronted: TypeAlias = "Sequence[str] | InProcess"
-"""What a session's backend is made of: a command with its arguments, or a server of the SDK that
-runs in this process."""
+Fronted: TypeAlias = "Sequence[str] | InProcess | Configuration | Plan"
+"""What a session's backend is made of: a command with its arguments, a server of the SDK that runs
+in this process, or several of all kinds."""
 
-Source: TypeAlias = "Template | Target | InProcess"
-"""The same, judged: where backends come from."""
+
+class Starts(Launcher, Protocol):
+    """Launches backends by some transport, or several."""
+
+    def hurry(self) -> None:
+        """From now on backends that are being stopped are ended without waiting."""
+        ...
+
+
+class Running(Starts, AbstractAsyncContextManager[object], Protocol):
+    """Entered before the first launch, left after the last backend."""
+
+
+@runtime_checkable
+class Custom(Protocol):
+    """Backends of some other kind."""
+
+    def starts(self, hooks: Sequence[Hook], tally: Counter[str]) -> Running:
+        """Return what launches them."""
+        ...
+
+
+Source: TypeAlias = "Template | Target | InProcess | Custom"
+"""What is fronted, judged: where backends come from."""
+
+NO_RULES: Final = Rules()
+
+
+def _as_it_is(launcher: Launcher) -> Launcher:
+    return launcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One server."""
+
+    name: str
+    source: Source
+    settings: Settings
+    prefix: str = ""
+    """Of the names of its components, where there are several servers."""
+    rules: Rules = NO_RULES
+    around: Callable[[Launcher], Launcher] = _as_it_is
+    """Puts something between sessions and its backends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that is fronted."""
+
+    servers: tuple[Planned, ...]
+    together: bool = False
+    """They are put together as one, though there be just one of them."""
+    name: str | None = None
+    """How the proxy introduces itself for several; None: by its own."""
+    instructions: str | None = None
+    """What it says of them; None: what they say."""
+
+    @property
+    def is_several(self) -> bool:
+        return self.together or len(self.servers) != 1
+
 
 DEMO: Final = (sys.executable, "-m", "sessionproxy.demo")
 """What is fronted where no command is given."""
+
+ONLY: Final = "default"
+"""Name of the one server that has none."""
 
 OF_COMMANDS: Final = ("env", "pass_env", "cwd", "warm", "memory_max", "pids_max")
 OF_URLS: Final = ("transport", "header", "upstream_ca", "forward_authorization")
@@ -46,8 +116,46 @@ LADDER: Final = 15.0
 """Seconds, at most, from the end of `stop_grace` until a backend is gone."""
 
 
-def fronted_from(settings: Settings, command: Fronted) -> Source:
-    """Return what backends are made of.
+def told(
+    values: Mapping[str, object],
+    *,
+    defaults: Mapping[str, object] = MappingProxyType({}),
+    named: str = "--{}",
+) -> tuple[Settings, Configuration | None]:
+    """Return the settings with these values, and the configuration that they name, if they do.
+
+    What is said in the configuration stands back behind `values`, and before `defaults`. `named`
+    tells how a setting is called where the values come from.
+
+    Raises: ConfigError: a value or the configuration is wrong.
+    """
+    path = values.get("config")
+    if path is None:
+        return settings_from({**defaults, **values}, named=named), None
+    configuration = read_configuration(str(path))
+    source = configuration.source.replace("{", "{{").replace("}", "}}")
+    said = dict(configuration.settings)
+    settings_from(said, named=source + ": sessionproxy.{}")
+    if "config" in said:
+        raise ConfigError(f"{configuration.source}: sessionproxy.config: this is the file")
+    return settings_from({**defaults, **said, **values}, named=named), configuration
+
+
+def plan_from(settings: Settings, fronted: Fronted) -> Plan:
+    """Return what there is to front.
+
+    Raises: ConfigError: there is something wrong with it.
+    """
+    if isinstance(fronted, Plan):
+        return fronted
+    if isinstance(fronted, Configuration):
+        return configured_from(settings, fronted)
+    source = source_from(settings, fronted)
+    return Plan(servers=(Planned(name=ONLY, source=source, settings=settings),))
+
+
+def source_from(settings: Settings, command: "Sequence[str] | InProcess") -> Source:
+    """Return what the backends of one server are made of.
 
     Raises: ConfigError: there is something wrong with it.
     """
@@ -59,7 +167,64 @@ def fronted_from(settings: Settings, command: Fronted) -> Source:
     return Template(words, cwd=settings.cwd, env=settings.env, pass_env=settings.pass_env)
 
 
-def target_from(settings: Settings, command: Fronted) -> Target:
+def configured_from(settings: Settings, configuration: Configuration) -> Plan:
+    """Return what a configuration comes to.
+
+    Raises: ConfigError: there is something wrong with it.
+    """
+    several = len(configuration.servers) > 1
+    _check_configured(settings, several=several)
+    servers = [
+        planned_from(settings, server, prefix=server.name if several else "")
+        for server in configuration.servers
+    ]
+    return Plan(servers=tuple(servers))
+
+
+def _check_configured(settings: Settings, *, several: bool) -> None:
+    """Raises: ConfigError: a setting belongs to one server, and the configuration names them."""
+    for name in ("url", "transport", "header"):
+        if getattr(settings, name) not in ((), None, Carrier.AUTO):
+            raise ConfigError(f"{flag_of(name)}: say this of a server in the configuration")
+    if several and settings.forward_authorization:
+        raise ConfigError(
+            "--forward-authorization: with several servers each would get the others' credentials"
+        )
+
+
+def planned_from(settings: Settings, server: Server, *, prefix: str) -> Planned:
+    """Return what one server of a configuration comes to.
+
+    Raises: ConfigError: there is something wrong with it; the text says where.
+    """
+    own = settings
+    if server.call_timeout is not None:
+        own = msgspec.structs.replace(own, call_timeout=server.call_timeout)
+    try:
+        source = _configured_source(own, server)
+    except ConfigError as error:
+        raise ConfigError(f"{server.where}: {error}") from None
+    return Planned(name=server.name, source=source, settings=own, prefix=prefix, rules=server.rules)
+
+
+def _configured_source(settings: Settings, server: Server) -> Source:
+    if server.url is not None:
+        return Target(
+            server.url,
+            carrier=server.carrier,
+            headers=server.headers,
+            ca=settings.upstream_ca if server.url.startswith("https:") else None,
+            forwards=settings.forward_authorization,
+        )
+    return Template(
+        server.command,
+        cwd=settings.cwd if server.cwd is None else server.cwd,
+        env=(*settings.env, *server.env),
+        pass_env=settings.pass_env,
+    )
+
+
+def target_from(settings: Settings, command: "Sequence[str] | InProcess") -> Target:
     """Return the server elsewhere that the settings name.
 
     Raises: ConfigError: something is wrong with it, or is said of a command that there is not.
@@ -93,10 +258,15 @@ def _check_no_command(settings: Settings, instead: str) -> None:
             raise ConfigError(f"{flag_of(name)}: is for a COMMAND; {instead}")
 
 
-def check_together(settings: Settings) -> None:
-    """Raises: ConfigError: settings that do not go together."""
+def check_together(settings: Settings, *, several: bool = False) -> None:
+    """`several`: a configuration names the servers. Raises: ConfigError: settings that do not go
+    together."""
     for name in OF_URLS:
-        if settings.url is None and getattr(settings, name) not in ((), None, False, Carrier.AUTO):
+        if (
+            settings.url is None
+            and not several
+            and getattr(settings, name) not in ((), None, False, Carrier.AUTO)
+        ):
             raise ConfigError(f"{flag_of(name)}: is for a running server; give its --url")
     if settings.forward_authorization and settings.mode is Mode.SHARED:
         raise ConfigError("--forward-authorization: with --mode shared all have one session there")
@@ -115,8 +285,33 @@ def knows_users(settings: Settings, *, local: bool) -> bool:
 
 
 def limits_from(settings: Settings) -> Limits:
+    """Return the limits of sessions."""
     if settings.mode is Mode.SHARED:
         return _shared_limits(settings)
+    limits = backend_limits_from(settings)
+    return limits if settings.mode is Mode.SESSION else _costless(limits, settings)
+
+
+def whole_limits_from(settings: Settings) -> Limits:
+    """Return the limits of sessions that have several servers, each of which has its own."""
+    return replace(_costless(backend_limits_from(settings), settings), call_timeout=None)
+
+
+def part_limits_from(settings: Settings) -> Limits:
+    """Return the limits of parts of such sessions, which say how long they are needed."""
+    ages = Ages(idle=None, linger=None, max_age=None, session_ttl=settings.session_ttl)
+    return replace(limits_from(settings), ages=ages)
+
+
+def _costless(limits: Limits, settings: Settings) -> Limits:
+    """Return the limits of sessions that are no backends themselves: one that is awake costs
+    memory, about as one asleep does."""
+    most = settings.max_asleep
+    return replace(limits, max_sessions=most, max_sessions_per_owner=None, starts_at_once=most)
+
+
+def backend_limits_from(settings: Settings) -> Limits:
+    """Return the limits of sessions with a backend each."""
     return Limits(
         max_sessions=settings.max_sessions,
         max_sessions_per_owner=settings.sessions_of_one_owner,
@@ -135,17 +330,10 @@ def limits_from(settings: Settings) -> Limits:
 
 
 def _shared_limits(settings: Settings) -> Limits:
-    """Return the limits of sessions that share one backend: one that is awake costs memory, about
-    as one asleep does, and no backend.
+    """Return the limits of sessions that share one backend.
 
     What bounds the backend's start is `SharedLauncher`. A session may have to wait for up to three,
     and for the end of each: one that refuses the handshake, the probe of its era, one in that era.
     """
-    alone = limits_from(msgspec.structs.replace(settings, mode=Mode.SESSION))
-    return replace(
-        alone,
-        max_sessions=settings.max_asleep,
-        max_sessions_per_owner=None,
-        starts_at_once=settings.max_asleep,
-        start_timeout=3 * (settings.start_timeout + settings.stop_grace + LADDER),
-    )
+    patience = 3 * (settings.start_timeout + settings.stop_grace + LADDER)
+    return replace(_costless(backend_limits_from(settings), settings), start_timeout=patience)

@@ -163,8 +163,8 @@ async def _serve(
                         )
                         break
                     hurrying.start_soon(_cut_short, running, signals)
-                    running.listeners.end_all()  # who comes back is told that this one drains
-                    if not await running.manager.drain(app.settings.drain_timeout):
+                    running.end_streams()  # who comes back is told that this one drains
+                    if not await running.drain(app.settings.drain_timeout):
                         logger.warning("requests in flight were cut off")
                     running.sse.end_all()
                     server.should_exit = True
@@ -243,5 +243,4 @@ async def _cut_short(running: Running, signals: AsyncIterator[signal.Signals]) -
         if number == signal.SIGHUP:
             continue
         logger.info("%s again: ending at once", signal.Signals(number).name)
-        running.launcher.hurry()
-        running.manager.hurry()
+        running.hurry()

@@ -45,7 +45,7 @@ async def _serve(app: ProxyApp, pipes: Pipes) -> int:
                     heeding.start_soon(_heed, app.running, signals, over)
                     status = await _until_over(app, app.running.stdio(pipes), over)
                     over.set()
-                    app.running.manager.end_all(EndReason.DISCONNECTED)
+                    app.running.end_all(EndReason.DISCONNECTED)
                 heeding.cancel_scope.cancel()
     except* ConfigError as group:  # what is wrong is one thing, and no fault of a task's
         refused = next(error for error in group.exceptions if isinstance(error, ConfigError))
@@ -61,8 +61,8 @@ async def _until_over(app: ProxyApp, client: Stdio, over: anyio.Event) -> int:
     async def drain() -> None:
         await over.wait()
         logger.info("draining for up to %g s", app.settings.drain_timeout)
-        app.running.listeners.end_all()
-        if not await app.running.manager.drain(app.settings.drain_timeout):
+        app.running.end_streams()
+        if not await app.running.drain(app.settings.drain_timeout):
             logger.warning("requests in flight were cut off")
         await client.finish()
         tasks.cancel_scope.cancel()
@@ -82,8 +82,7 @@ async def _heed(
         name = signal.Signals(number).name
         if over.is_set():
             logger.info("%s: ending at once", name)
-            running.launcher.hurry()
-            running.manager.hurry()
+            running.hurry()
         else:
             logger.info("%s: a second one ends at once", name)
             over.set()

@@ -140,6 +140,6 @@ def _assigned(assignments: Sequence[str]) -> dict[str, str]:
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not name or name.startswith(ENV_PREFIX):
-            raise ConfigError(f"--env {assignment}: expected NAME=VALUE")
+            raise ConfigError(f"--env {name}: expected NAME=VALUE")
         pairs[name] = value
     return pairs

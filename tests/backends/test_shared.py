@@ -52,6 +52,7 @@ async def shared(
     running = embedded(
         command,
         hooks=(),
+        request_hooks=(),
         local=local,
         around=bare,
         listening=None,

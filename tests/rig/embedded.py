@@ -20,6 +20,7 @@ import uvicorn
 
 from sessionproxy.app import ProxyApp, http_app
 from sessionproxy.core.exchange import Hook
+from sessionproxy.core.hooks import RequestHook
 from sessionproxy.core.manager import SessionManager
 from sessionproxy.core.state import EndReason
 from sessionproxy.http import Certificate
@@ -81,6 +82,7 @@ async def embedded(
     command: Fronted = SCRIPTED,
     *,
     hooks: Sequence[Hook] = (),
+    request_hooks: Sequence[RequestHook] = (),
     local: bool = True,
     around: Callable[[Application], Application] = bare,
     listening: socket.socket | None = None,
@@ -98,7 +100,7 @@ async def embedded(
     with tempfile.TemporaryDirectory(prefix="sp-") as state:
         state_dir = Path(state) / "s"
         settings = {"containment": "guardian", "state_dir": str(state_dir), **settings}
-        app = http_app(command, hooks=hooks, local=local, **settings)
+        app = http_app(command, hooks=hooks, request_hooks=request_hooks, local=local, **settings)
         failed: Exception | None = None
         async with app.lifespan():
             ours = (SHORT_WAY and around is bare) or certificate is not None
@@ -117,7 +119,8 @@ async def embedded(
                 except Exception as error:  # noqa: BLE001 - raised again outside of all groups
                     failed = error
             # The manager would look only twenty times a second.
-            await until(lambda: not app.running.manager.registry.awake())
+            fronts = app.running.fronts
+            await until(lambda: not any(front.manager.registry.awake() for front in fronts))
         if failed is not None:
             raise failed
         assert processes_of(state_dir) == []
@@ -125,8 +128,8 @@ async def embedded(
 
 
 def _end_all(app: ProxyApp) -> None:
-    app.running.launcher.hurry()
-    app.running.manager.end_all(EndReason.SHUTDOWN)
+    app.running.hurry()
+    app.running.end_all(EndReason.SHUTDOWN)
 
 
 @asynccontextmanager
@@ -188,6 +191,7 @@ def plain(
     return embedded(
         command,
         hooks=hooks,
+        request_hooks=(),
         local=local,
         around=bare,
         listening=None,

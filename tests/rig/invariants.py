@@ -142,6 +142,7 @@ async def watched(
         serving = embedded(
             command,
             hooks=hooks,
+            request_hooks=(),
             local=True,
             around=bare,
             listening=listening,

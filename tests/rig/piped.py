@@ -205,7 +205,14 @@ async def piped(command: Sequence[str] = SCRIPTED, **settings: object) -> AsyncG
     stdout, their_stdout = os.pipe()
     os.set_blocking(their_stdout, False)
     proxies = embedded(
-        command, hooks=(), local=True, around=bare, listening=None, certificate=None, **settings
+        command,
+        hooks=(),
+        request_hooks=(),
+        local=True,
+        around=bare,
+        listening=None,
+        certificate=None,
+        **settings,
     )
     failed: Exception | None = None
     async with proxies as proxy, anyio.create_task_group() as tasks:

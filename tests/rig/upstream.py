@@ -320,6 +320,7 @@ async def fronting(
     running = embedded(
         (),
         hooks=hooks,
+        request_hooks=(),
         local=True,
         around=bare,
         listening=None,

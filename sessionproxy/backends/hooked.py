@@ -1,0 +1,146 @@
+"""Runs hooks around the requests of every session.
+
+A hook may wait, so a request that has one has a task, in a copy of the context that it came in.
+Neighbours: `core.hooks` is what hooks see; `assembly` puts this behind the sessions.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final, Self
+
+import anyio
+
+from ..core.background import Background, Work
+from ..core.between import Between
+from ..core.caller import Nobody
+from ..core.exchange import Exchange, Outcome
+from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result
+from ..core.memory import Opening
+from ..core.ports import Backend, Identity, Launcher, Upstream
+from ..errors import ProxyError, RequestCancelled
+from ..wire import Bytes
+
+logger = logging.getLogger(__name__)
+
+_FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be served."}')
+
+
+class HookedLauncher(anyio.AsyncContextManagerMixin):
+    """A `Launcher` around one. Entered before the first launch, left after the last backend."""
+
+    def __init__(self, launcher: Launcher, hooks: Sequence[RequestHook]) -> None:
+        """`hooks`: the first one is the outermost."""
+        self._launcher = launcher
+        self._hooks = tuple(hooks)
+        self._background = Background()
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        async with self._background:
+            yield self
+
+    @asynccontextmanager
+    async def launch(
+        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
+    ) -> AsyncGenerator[Backend]:
+        hooked = Hooked(self._hooks, self._background, identity, label, upstream)
+        async with self._launcher.launch(identity, label, hooked, opening) as backend:
+            try:
+                yield hooked.before(backend)
+            finally:
+                hooked.close()
+
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        return await self._launcher.refused(identity, opening)
+
+
+class Hooked(Between):
+    """A backend with hooks around it."""
+
+    def __init__(
+        self,
+        hooks: Sequence[RequestHook],
+        background: Background,
+        identity: Identity,
+        label: str,
+        upstream: Upstream,
+    ) -> None:
+        super().__init__(upstream)
+        self._hooks = hooks
+        self._background = background
+        self._server = identity.route
+        self._owner = None if isinstance(upstream, Nobody) else identity.owner
+        self._label = label
+        self._running: dict[Exchange, Work] = {}
+
+    def request(self, exchange: Exchange) -> None:
+        request = Request(
+            exchange.method,
+            None if exchange.params is None else bytes(exchange.params),
+            server=self._server,
+            owner=self._owner,
+            session=self._label,
+        )
+        work = self._running[exchange] = Work()
+        context = exchange.context.copy()
+        self._background.start(self._run, exchange, request, work, context=context)
+
+    async def _run(self, exchange: Exchange, request: Request, work: Work) -> None:
+        outcome = Outcome(failure=RequestCancelled("The request was cancelled."))
+
+        async def run_hooks() -> None:
+            nonlocal outcome
+            result = await self._next(exchange, 0)(request)
+            outcome = Outcome(result=result.raw)
+
+        try:
+            await work.run(run_hooks)
+        except RequestFailed as error:
+            outcome = Outcome(error=error.raw)
+        except ProxyError as error:
+            outcome = Outcome(failure=error.with_traceback(None))
+        except Exception:  # a hook is not ours: it fails the one request
+            logger.exception("session %s: a hook failed on %s", self._label, request.method)
+            outcome = _FAULTY
+        finally:
+            self._running.pop(exchange, None)
+            exchange.settle(outcome)
+
+    def _next(self, exchange: Exchange, number: int) -> CallNext:
+        if number == len(self._hooks):
+            return partial(self._forward, exchange)
+        return lambda request: self._hooks[number](request, self._next(exchange, number + 1))
+
+    async def _forward(self, exchange: Exchange, request: Request) -> Result:
+        """Raises: RequestFailed, ProxyError."""
+        came = anyio.Event()
+        found: list[Outcome] = []
+
+        def answered(outcome: Outcome) -> None:
+            found.append(outcome)
+            came.set()
+
+        self.send_for(exchange, request.method, request.raw, answered)
+        await came.wait()
+        outcome = found[0]
+        if outcome.error is not None:
+            raise RequestFailed.read(outcome.error)
+        if outcome.result is None:
+            raise outcome.failure or RequestCancelled("The request was cancelled.")
+        return Result(bytes(outcome.result))
+
+    def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
+        super().cancel(exchange, params)
+        work = self._running.pop(exchange, None)
+        if work is not None:
+            work.cancel()
+
+    def in_flight(self) -> tuple[Exchange, ...]:
+        return tuple(self._running)
+
+    def close(self) -> None:
+        """Wait for nothing: the backend is being stopped."""
+        for work in self._running.values():
+            work.cancel()

@@ -1,0 +1,144 @@
+"""One server whose components are renamed, hidden or described anew by the operator's rules.
+
+Neighbours: `backends.names` knows the names; `route` puts this around what launches the backend.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+
+from .. import wire
+from ..core.between import Between
+from ..core.exchange import Ask, Exchange, Outcome
+from ..core.memory import Opening
+from ..core.ports import Backend, Identity, Launcher, Upstream
+from ..wire import Bytes
+from .names import TOOLS, Names, Reference, reference_of
+
+UPDATED: Final = "notifications/resources/updated"
+
+MAX_PAGES: Final = 1000
+"""Pages of a list that are fetched to learn what a tool is tagged with."""
+
+NOT_FOUND: Final = -32002
+INVALID_PARAMS: Final = -32602
+
+
+class RenamingLauncher:
+    """A `Launcher` around another one."""
+
+    def __init__(self, launcher: Launcher, names: Names) -> None:
+        self._launcher = launcher
+        self._names = names
+
+    @asynccontextmanager
+    async def launch(
+        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
+    ) -> AsyncGenerator[Backend]:
+        renamed = Renamed(upstream, self._names)
+        async with self._launcher.launch(identity, label, renamed, opening) as backend:
+            yield renamed.before(backend)
+
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        return await self._launcher.refused(identity, opening)
+
+
+class Renamed(Between):
+    """A backend under other names."""
+
+    def __init__(self, upstream: Upstream, names: Names) -> None:
+        super().__init__(upstream)
+        self._names = names
+
+    def request(self, exchange: Exchange) -> None:
+        reference = reference_of(exchange.method, exchange.params)
+        if reference is None:
+            self._pass_on(exchange, exchange.params)
+            return
+        original = self._names.original(reference.kind, reference.name)
+        if original is not None and self._names.must_list(reference.kind, original):
+            self._list_first(exchange, exchange.params, reference, original)
+        else:
+            self._send(exchange, exchange.params, reference, original)
+
+    def _send(
+        self, exchange: Exchange, params: Bytes | None, reference: Reference, original: str | None
+    ) -> None:
+        if original is None or not self._names.shows(reference.kind, original):
+            exchange.settle(unknown(reference))
+        else:
+            self._pass_on(exchange, self._names.request(exchange.method, params, original))
+
+    def _pass_on(self, exchange: Exchange, params: Bytes | None) -> None:
+        def answered(outcome: Outcome) -> None:
+            if outcome.result is not None:
+                named = self._names.result(exchange.method, outcome.result)
+                outcome = Outcome(result=named)
+            exchange.settle(outcome)
+
+        self.send_for(exchange, exchange.method, params, answered)
+
+    def _list_first(
+        self, exchange: Exchange, params: Bytes | None, reference: Reference, original: str
+    ) -> None:
+        """Learn what a tool is tagged with, then go on with its call."""
+        pages = 0
+
+        def list_page(cursor: Bytes | None) -> None:
+            nonlocal pages
+            pages += 1
+            page = _page_params(params, cursor)
+            self.send_for(exchange, TOOLS.method, page, listed)
+
+        def listed(outcome: Outcome) -> None:
+            fields = wire.members(outcome.result)
+            if TOOLS.member in fields:
+                self._names.listed(TOOLS, fields[TOOLS.member])
+            cursor = fields.get("nextCursor")
+            found = not self._names.must_list(TOOLS, original)
+            if found or cursor is None or bytes(cursor) == b"null" or pages >= MAX_PAGES:
+                self._send(exchange, params, reference, original if found else None)
+            else:
+                list_page(cursor)
+
+        list_page(None)
+
+    # -- from the backend --------------------------------------------------------------------------
+
+    def ask(self, ask: Ask, exchange: Exchange | None) -> None:
+        ask.params = self._names.question(ask.method, ask.params)
+        super().ask(ask, exchange)
+
+    def notification(
+        self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
+    ) -> None:
+        if method == UPDATED:
+            params = self._names.updated(params)
+            encoded = wire.encode_notification(method, params)
+        super().notification(method, params, encoded, exchange)
+
+
+def _page_params(params: Bytes | None, cursor: Bytes | None) -> bytes:
+    """Return the parameters of a request for a page of a list, with the `_meta` of a call."""
+    fields: dict[str, Bytes] = {} if cursor is None else {"cursor": cursor}
+    meta = wire.members(wire.member(params, "_meta"))
+    meta.pop("progressToken", None)
+    if meta:
+        fields["_meta"] = wire.rebuilt(meta)
+    return wire.rebuilt(fields)
+
+
+def unknown(reference: Reference) -> Outcome:
+    """Return what a request gets about something that is not there, or not to be seen."""
+    if reference.kind.by_uri:
+        error = {
+            "code": NOT_FOUND,
+            "message": "Resource not found",
+            "data": {"uri": reference.name},
+        }
+    else:
+        what = "tool" if reference.kind is TOOLS else "prompt"
+        error = {"code": INVALID_PARAMS, "message": f"Unknown {what}: {reference.name}"}
+    return Outcome(error=msgspec.json.encode(error))

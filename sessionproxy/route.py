@@ -1,0 +1,145 @@
+"""One server behind the proxy: what launches its backends, and what finds out about it.
+
+Neighbours: `plan` says what it is made of; `assembly` puts frontends before routes, and several
+routes together; `ground` is what all routes have in common.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Self
+
+import anyio
+
+from .backends import (
+    MemoryLauncher,
+    Pool,
+    RemoteLauncher,
+    SharedLauncher,
+    StdioLauncher,
+    Target,
+    Template,
+)
+from .backends.fresh import FreshLauncher
+from .backends.names import Names
+from .backends.renamed import RenamingLauncher
+from .config import Mode
+from .core.admission import Admission
+from .core.aside import Aside
+from .core.catalogue import Catalogue
+from .core.circuit import Circuit
+from .core.exchange import Hook
+from .core.ports import Launcher
+from .eras import EraLauncher
+from .ground import Ground
+from .plan import Custom, Planned, Starts
+
+
+class Route(anyio.AsyncContextManagerMixin):
+    """Enter it for as long as anything may be launched; on exit its backends are gone."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        planned: Planned,
+        admission: Admission,
+        *,
+        shared_sessions: bool,
+        knows_users: bool,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        """`admission`: lets backends in that are no session's. `shared_sessions`: clients of both
+        eras may meet in one session. `knows_users`: an owner is one user."""
+        self.name = planned.name
+        self.settings = planned.settings
+        self.names = Names(planned.prefix, planned.rules)
+        self.circuit = Circuit()
+        self._ground = ground
+        self._hooks = hooks
+        self._catalogue: Catalogue | None = None
+        self._aside = Aside()
+        self.pool: Pool | None = None
+        self.transport, self._running = self._transport(planned)
+        self.shared = SharedLauncher(
+            self.transport,
+            self.name,
+            ground.timers,
+            ground.pauses,
+            linger=self.settings.shared_linger,
+            start_timeout=self.settings.start_timeout,
+            user_of=lambda found: found.owner if knows_users else found.key,
+            tally=ground.tally,
+        )
+        """Used in shared mode alone."""
+        mode = self.settings.mode
+        self.eras = EraLauncher(
+            self.transport,
+            ground.timers,
+            ground.rounds,
+            shared_sessions=shared_sessions,
+            probe_timeout=self.settings.start_timeout / 2,  # the rest is for the start itself
+            shared=self.shared if mode is Mode.SHARED else None,
+            aside=self._aside,
+            circuit=self.circuit,
+        )
+        patience = self.settings.start_timeout
+        self._fresh = FreshLauncher(self.eras, admission, start_timeout=patience)
+        self.backends = planned.around(self._fresh if mode is Mode.REQUEST else self.eras)
+        """Launches what a session has."""
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        async with self._running, self.shared, self._aside, self._fresh:
+            yield self
+
+    @property
+    def alone(self) -> Launcher:
+        """Launches what a session has of this server alone: under the names of the operator's."""
+        names = Names(rules=self.names.rules)
+        return self.backends if names.changes_nothing else RenamingLauncher(self.backends, names)
+
+    def knows(self, catalogue: Catalogue) -> None:
+        """Have the catalogue of this server alone tell what is known of its tools, too."""
+        if Names(rules=self.names.rules).changes_nothing:
+            self._catalogue = catalogue
+
+    def _transport(self, planned: Planned) -> tuple[Starts, AbstractAsyncContextManager[object]]:
+        """Return what launches backends, and what has to run meanwhile."""
+        source, settings, ground = planned.source, self.settings, self._ground
+        if isinstance(source, Target):
+            remote = RemoteLauncher(
+                source,
+                max_line=settings.max_line,
+                hooks=self._hooks,
+                tally=ground.tally,
+                schemas=self._schemas,
+            )
+            return remote, remote
+        if isinstance(source, Template):
+            launcher = StdioLauncher(
+                source,
+                ground.state,
+                ground.containment,
+                stop_grace=settings.stop_grace,
+                max_line=settings.max_line,
+                hooks=self._hooks,
+                tally=ground.tally,
+                take_spare=lambda: pool.take(),
+            )
+            pool = self.pool = Pool(launcher, settings.warm)
+            return launcher, pool
+        if isinstance(source, Custom):
+            made = source.starts(self._hooks, ground.tally)
+            return made, made
+        memory = MemoryLauncher(
+            source,
+            stop_grace=settings.stop_grace,
+            max_line=settings.max_line,
+            hooks=self._hooks,
+            tally=ground.tally,
+        )
+        return memory, memory
+
+    def _schemas(self) -> Mapping[str, bytes]:
+        """Return the input schemas of tools that ask for headers, as far as known."""
+        known = None if self._catalogue is None else self._catalogue.known
+        return {} if known is None else known.schemas
