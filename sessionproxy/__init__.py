@@ -1,19 +1,87 @@
 """Puts stateful MCP servers behind HTTP for many users: a backend of its own for every session."""
 
+from typing import TYPE_CHECKING
+
 from .app import ProxyApp, http_app
 from .config import ConfigError
 from .core.context import current_exchange
 from .core.exchange import Exchange, Forwarded, Hook
+from .core.hooks import CallNext, Request, RequestFailed, RequestHook, Result
+from .errors import ProxyError
+from .servers import Configuration, Rules, Server, read_configuration
 from .version import VERSION
 
+if TYPE_CHECKING:
+    from .client import (
+        ComponentIsMirrored,
+        HandlerContext,
+        Proxy,
+        ProxyClient,
+        ProxyPrompt,
+        ProxyProvider,
+        ProxyResource,
+        ProxyTarget,
+        ProxyTemplate,
+        ProxyTool,
+        Sessions,
+        StatefulProxyClient,
+        create_proxy,
+        default_proxy_elicitation_handler,
+        default_proxy_log_handler,
+        default_proxy_progress_handler,
+        default_proxy_roots_handler,
+        default_proxy_sampling_handler,
+    )
+
 __all__ = [
+    "CallNext",
+    "ComponentIsMirrored",
     "ConfigError",
+    "Configuration",
     "Exchange",
     "Forwarded",
+    "HandlerContext",
     "Hook",
+    "Proxy",
     "ProxyApp",
+    "ProxyClient",
+    "ProxyError",
+    "ProxyPrompt",
+    "ProxyProvider",
+    "ProxyResource",
+    "ProxyTarget",
+    "ProxyTemplate",
+    "ProxyTool",
+    "Request",
+    "RequestFailed",
+    "RequestHook",
+    "Result",
+    "Rules",
+    "Server",
+    "Sessions",
+    "StatefulProxyClient",
+    "create_proxy",
     "current_exchange",
+    "default_proxy_elicitation_handler",
+    "default_proxy_log_handler",
+    "default_proxy_progress_handler",
+    "default_proxy_roots_handler",
+    "default_proxy_sampling_handler",
     "http_app",
+    "read_configuration",
 ]
 
 __version__ = VERSION
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs the SDK once it is used: the command line does not."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import client
+
+    return getattr(client, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -140,6 +140,8 @@ class Assembly:
     fronts: Fronts
     hooks: Sequence[Hook]
     request_hooks: Sequence[RequestHook]
+    around: Callable[[Launcher], Launcher] | None = None
+    """Puts something between the sessions at the endpoint and what is behind them."""
     facts: Callable[[], dict[str, object]]
     """What `/readyz` shows besides the counts."""
 
@@ -236,6 +238,8 @@ class Assembly:
         circuit: Circuit,
         admission: Admission | None,
     ) -> Front:
+        if self.around is not None:
+            launcher = self.around(launcher)
         if self.request_hooks:
             hooked = HookedLauncher(launcher, self.request_hooks)
             launcher = await held.enter_async_context(hooked)

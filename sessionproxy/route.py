@@ -5,7 +5,7 @@ routes together; `ground` is what all routes have in common.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Self
 
 import anyio
@@ -83,12 +83,19 @@ class Route(anyio.AsyncContextManagerMixin):
         )
         patience = self.settings.start_timeout
         self._fresh = FreshLauncher(self.eras, admission, start_timeout=patience)
-        self.backends = planned.around(self._fresh if mode is Mode.REQUEST else self.eras)
+        plain = self._fresh if mode is Mode.REQUEST else self.eras
+        self.backends = planned.around(plain)
         """Launches what a session has."""
+        self._is_around = self.backends is not plain
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        async with self._running, self.shared, self._aside, self._fresh:
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self._running)
+            for each in (self.shared, self._aside, self._fresh):
+                await held.enter_async_context(each)
+            if isinstance(self.backends, AbstractAsyncContextManager) and self._is_around:
+                await held.enter_async_context(self.backends)
             yield self
 
     @property

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import anyio
@@ -23,6 +23,8 @@ from .config import (
     Settings,
     Switch,
 )
+from .core.exchange import Hook
+from .core.hooks import RequestHook
 from .frontend.bounds import connections_beside
 from .frontend.door import Door
 from .frontend.fastlane import FastLane, Heads
@@ -104,19 +106,48 @@ def serve(
     settings: Settings,
     command: Fronted,
     *,
+    hooks: Sequence[Hook] = (),
+    request_hooks: Sequence[RequestHook] = (),
     on_ready: Callable[[ProxyApp, str], None] = lambda app, url: None,
 ) -> None:
     """Serve until a signal says to stop. For a process of our own.
 
-    `on_ready` is called with the application and the endpoint's URL once it listens.
+    `hooks` and `request_hooks`: as of `http_app`. `on_ready` is called with the application and the
+    endpoint's URL once it listens.
 
     Raises: ConfigError: nothing was started.
     """
-    app = ProxyApp(settings, command, local=is_loopback(settings.host), own_process=True)
+    app = ProxyApp(
+        settings,
+        command,
+        local=is_loopback(settings.host),
+        hooks=hooks,
+        request_hooks=request_hooks,
+        own_process=True,
+    )
     certificate = certificate_from(settings)
     sock = listen(settings)
     with contextlib.closing(sock):
         anyio.run(_serve, app, sock, certificate, on_ready, backend_options={"use_uvloop": True})
+
+
+async def serve_async(
+    settings: Settings,
+    command: Fronted,
+    *,
+    hooks: Sequence[Hook] = (),
+    request_hooks: Sequence[RequestHook] = (),
+    on_ready: Callable[[ProxyApp, str], None] = lambda app, url: None,
+) -> None:
+    """Serve in an event loop that runs already, until a signal says to stop or it is cancelled.
+
+    Raises: ConfigError: nothing was started.
+    """
+    local = is_loopback(settings.host)
+    app = ProxyApp(settings, command, local=local, hooks=hooks, request_hooks=request_hooks)
+    certificate = certificate_from(settings)
+    with contextlib.closing(listen(settings)) as sock:
+        await _serve(app, sock, certificate, on_ready)
 
 
 async def _serve(

@@ -6,13 +6,15 @@ puts the pieces together; `cli` calls this.
 
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import anyio
 
 from .app import ProxyApp
 from .assembly import Running
 from .config import ConfigError, Settings
+from .core.exchange import Hook
+from .core.hooks import RequestHook
 from .core.state import EndReason
 from .frontend.pipes import Pipes, claimed
 from .frontend.stdio import Stdio
@@ -21,16 +23,37 @@ from .plan import Fronted
 logger = logging.getLogger(__name__)
 
 
-def serve_stdio(settings: Settings, command: Fronted) -> int:
+def serve_stdio(
+    settings: Settings,
+    command: Fronted,
+    *,
+    hooks: Sequence[Hook] = (),
+    request_hooks: Sequence[RequestHook] = (),
+) -> int:
     """Serve until stdin ends, or a signal says to stop; then no backend is left.
 
     Returns the exit status: 1 where neither of the two was why it ended.
 
     Raises: ConfigError: nothing was started.
     """
-    app = ProxyApp(settings, command, local=True, own_process=True)
+    app = ProxyApp(
+        settings, command, local=True, hooks=hooks, request_hooks=request_hooks, own_process=True
+    )
     with claimed() as pipes:
         return anyio.run(_serve, app, pipes, backend_options={"use_uvloop": True})
+
+
+async def serve_stdio_async(
+    settings: Settings,
+    command: Fronted,
+    *,
+    hooks: Sequence[Hook] = (),
+    request_hooks: Sequence[RequestHook] = (),
+) -> int:
+    """As `serve_stdio`, in an event loop that runs already."""
+    app = ProxyApp(settings, command, local=True, hooks=hooks, request_hooks=request_hooks)
+    with claimed() as pipes:
+        return await _serve(app, pipes)
 
 
 async def _serve(app: ProxyApp, pipes: Pipes) -> int:

@@ -86,9 +86,10 @@ class Names:
     """Of one server. Pure, but for what it has learnt of the tags of tools."""
 
     def __init__(self, prefix: str = "", rules: Rules = NO_RULES) -> None:
-        """`prefix`: empty for none."""
+        """`prefix`: empty for none; with several parts, as `outer/inner`."""
         self.prefix = prefix
         self.rules = rules
+        self._head = f"{prefix.replace('/', '_')}_" if prefix else ""
         self._renamed = {TOOLS: rules.rename_tools, PROMPTS: rules.rename_prompts}
         self._original = {
             kind: {new: old for old, new in renames.items()}
@@ -108,7 +109,7 @@ class Names:
         if kind.by_uri:
             return self._public_uri(original)
         name = self._renamed[kind].get(original, original)
-        return f"{self.prefix}_{name}" if self.prefix else name
+        return self._head + name
 
     def _public_uri(self, original: str) -> str:
         found = _URI.fullmatch(original) if self.prefix else None
@@ -127,8 +128,7 @@ class Names:
         if not self.prefix:
             return public
         if not kind.by_uri:
-            head = f"{self.prefix}_"
-            return public.removeprefix(head) if public.startswith(head) else None
+            return public.removeprefix(self._head) if public.startswith(self._head) else None
         found = _URI.fullmatch(public)
         if found is None:
             return public  # it has no place for a prefix

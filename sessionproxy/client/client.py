@@ -1,0 +1,240 @@
+"""A client of one server, or several: typed calls, and handlers for what the server asks.
+
+Neighbours: `client.connection` connects it, `client.calls` has the calls, `client.handlers` the
+handlers; `client.provider` and `client.proxy` make proxies of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Self
+from weakref import WeakSet
+
+import mcp_types as types
+
+from ..config import Settings, settings_from
+from ..core.exchange import Outcome
+from ..core.reach import REACH, Scope
+from ..errors import BackendGone
+from ..plan import Planned
+from ..servers import Rules
+from ..wire import Bytes
+from .calls import Calls
+from .connection import Connection, connected
+from .handled import HandlingLauncher
+from .handlers import (
+    ElicitationHandler,
+    Handlers,
+    LogHandler,
+    ProgressHandler,
+    RootsHandler,
+    SamplingHandler,
+    default_proxy_elicitation_handler,
+    default_proxy_log_handler,
+    default_proxy_progress_handler,
+    default_proxy_roots_handler,
+    default_proxy_sampling_handler,
+)
+from .link import Listener
+from .runtime import Held
+from .shared import ConnectedSource
+from .targets import NO_RULES, ProxyTarget, plan_of, servers_of
+
+CLIENT_SETTINGS = {"idle": 0.0, "linger": 0.0}
+"""Unless said otherwise: a client says itself how long it needs its server."""
+
+
+class ProxyClient(Calls):
+    """A client. `async with` connects it, on first need; the last one who leaves disconnects it.
+
+    It may be entered again while it is connected, also by others at the same time: all share one
+    session. What a server asks (roots, sampling, elicitation) and tells (log messages, progress)
+    goes to the five handlers. The default ones pass it on to the client of the proxy that the
+    present code works for, as it was written; None switches one off, and the server is not told of
+    the capability.
+    """
+
+    def __init__(
+        self,
+        target: ProxyTarget,
+        *,
+        name: str = "sessionproxy",
+        roots_handler: RootsHandler | None = default_proxy_roots_handler,
+        sampling_handler: SamplingHandler | None = default_proxy_sampling_handler,
+        elicitation_handler: ElicitationHandler | None = default_proxy_elicitation_handler,
+        log_handler: LogHandler | None = default_proxy_log_handler,
+        progress_handler: ProgressHandler | None = default_proxy_progress_handler,
+        rules: Rules = NO_RULES,
+        **settings: object,
+    ) -> None:
+        """`target`: as of `create_proxy`. `name`: by which it introduces itself. `settings`: those
+        of the command line, with underscores.
+
+        Raises: ConfigError: the target or a setting is wrong.
+        """
+        self.target = target
+        self.name = name
+        self.handlers = Handlers(
+            roots=roots_handler,
+            sampling=sampling_handler,
+            elicitation=elicitation_handler,
+            log=log_handler,
+            progress=progress_handler,
+        )
+        self.settings: Settings = settings_from({**CLIENT_SETTINGS, **settings}, named="{}")
+        self._servers = servers_of(target, self.settings, rules)
+        self._held = self._connection()
+
+    def _connection(self) -> Held[Connection]:
+        plan = plan_of(self._servers, name=None, instructions=None)
+        return Held(partial(connected, self.settings, plan, self.handlers, self.name))
+
+    def __repr__(self) -> str:
+        state = "connected" if self.is_connected else "disconnected"
+        return f"<{type(self).__name__} {self.name} {state}>"
+
+    # -- its connection ----------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        return self._held.value is not None
+
+    async def __aenter__(self) -> Self:
+        """Raises: ProxyError: the server cannot be had; nothing stays."""
+        await self._held.enter()
+        return self
+
+    async def __aexit__(self, *why: object) -> None:
+        await self._held.leave()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is disconnected with the next one who leaves."""
+        return self._held.holds == 1
+
+    @property
+    def connection(self) -> Connection:
+        """Raises: BackendGone: it is not connected."""
+        found = self._held.value
+        if found is None:
+            raise BackendGone("The client is not connected: use it within `async with`.")
+        return found
+
+    def new(self) -> "ProxyClient":
+        """Return a client like this one, with a connection of its own, not connected yet."""
+        copy = ProxyClient.__new__(ProxyClient)
+        copy.__dict__.update(self.__dict__)
+        copy._held = copy._connection()
+        return copy
+
+    async def outcome_of(
+        self, method: str, params: Bytes | None, progress_handler: ProgressHandler | None
+    ) -> Outcome:
+        return await self.connection.link.request(method, params, progress=progress_handler)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener` told method and encoded parameters of notifications that belong to no
+        request, while it is connected; call what is returned to end that."""
+        listeners = self.connection.link.port.listeners
+        listeners.append(listener)
+        return partial(listeners.remove, listener)
+
+    # -- who its server is -------------------------------------------------------------------------
+
+    @property
+    def initialize_result(self) -> types.InitializeResult:
+        """How the server introduced itself. Raises: BackendGone: it is not connected."""
+        return types.InitializeResult.model_validate_json(self.connection.link.welcome)
+
+    @property
+    def server_info(self) -> types.Implementation:
+        """Raises: BackendGone: it is not connected."""
+        return self.initialize_result.server_info
+
+    @property
+    def server_capabilities(self) -> types.ServerCapabilities:
+        """Raises: BackendGone: it is not connected."""
+        return self.initialize_result.capabilities
+
+    @property
+    def instructions(self) -> str | None:
+        """Raises: BackendGone: it is not connected."""
+        return self.initialize_result.instructions
+
+    # -- as a target -------------------------------------------------------------------------------
+
+    def planned(self, settings: Settings) -> Sequence[Planned]:
+        """Return what a proxy of this client has: its session, where it is connected; else backends
+        of their own, with its handlers between."""
+        if self.is_connected:
+            return [Planned(name="default", source=ConnectedSource(self), settings=settings)]
+        around = partial(HandlingLauncher, handlers=self.handlers)
+        plain = self.handlers == Handlers()
+        return [server if plain else replace(server, around=around) for server in self._servers]
+
+
+class StatefulProxyClient(ProxyClient):
+    """A client whose copies last as long as the frontend sessions that they were made for.
+
+    `new_stateful` is a factory for a `ProxyProvider`: each session of the proxy has one copy, so
+    one backend, which is gone when the session is.
+    """
+
+    def __init__(self, target: ProxyTarget, **options: Any) -> None:  # noqa: ANN401 - ProxyClient's
+        super().__init__(target, **options)
+        self._bound: WeakSet[_Bound] = WeakSet()
+
+    def new_stateful(self) -> ProxyClient:
+        """Return the copy of the frontend session that is being served; made now, if it has none.
+
+        Raises: RuntimeError: none is.
+        """
+        reach = REACH.get()
+        if reach is None:
+            raise RuntimeError(
+                "new_stateful: no frontend session is being served here; it is a factory for a "
+                "provider, and for tools and hooks of a proxy"
+            )
+        return reach.scope.kept(self, partial(self._bind, reach.scope))
+
+    def _bind(self, scope: Scope) -> "_Bound":
+        copy = _Bound.__new__(_Bound)
+        copy.__dict__.update(self.__dict__)
+        copy.renew()
+        self._bound.add(copy)
+        scope.on_end(copy.let_go)
+        return copy
+
+    async def clear(self) -> None:
+        """Disconnect all copies: every backend is gone. The next call of a session has a fresh
+        one."""
+        for copy in tuple(self._bound):
+            await copy.let_go()
+            copy.renew()
+
+
+class _Bound(ProxyClient):
+    """A copy that stays connected once it was, until it is let go."""
+
+    _stays = False
+
+    def renew(self) -> None:
+        self._held = self._connection()
+        self._stays = False
+
+    async def __aenter__(self) -> Self:
+        if not self._stays:
+            self._stays = True
+            held = self._held
+            try:
+                await held.enter()
+            except BaseException:
+                self._stays = False
+                raise
+        return await super().__aenter__()
+
+    async def let_go(self) -> None:
+        """Disconnect it, once nobody uses it."""
+        if self._stays:
+            self._stays = False
+            await self._held.leave()

@@ -1,0 +1,235 @@
+"""A client's connection: one session of a server, used from this process.
+
+A call is a request like any client's, by the same session, to the same backend; what the backend
+asks and tells before it answers goes to the handlers, in the context of the call. Neighbours:
+`client.calls` puts types around it; `client.runtime` and `client.proxy` open it.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Final
+from weakref import WeakSet
+
+import anyio
+import msgspec
+
+from .. import wire
+from ..core.background import Background
+from ..core.caller import decline
+from ..core.exchange import Ask, Exchange, Outbound, Outcome
+from ..core.latch import Latch
+from ..core.manager import SessionManager
+from ..core.memory import Opening
+from ..core.session import Session
+from ..core.state import EndReason, SessionState
+from ..errors import BackendBusy, BackendGone, StateLost
+from ..wire import Bytes
+from .handlers import LOG, PROGRESS, Handlers, ProgressHandler
+
+logger = logging.getLogger(__name__)
+
+_NUMBERS: Final = itertools.count(1)
+
+Listener = Callable[[str, Bytes | None], None]
+"""Told method and parameters of a notification that belongs to no request."""
+
+FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be handled."}')
+
+
+class Desk:
+    """Has handlers run for what a server sends."""
+
+    def __init__(self, handlers: Handlers, background: Background) -> None:
+        self.handlers = handlers
+        self._background = background
+
+    def ask(self, ask: Ask, exchange: Exchange | None, context: Context) -> None:
+        """Have a question answered. `context`: in which, which is not used elsewhere."""
+        if self.handlers.is_off(ask.method):
+            decline(ask)
+        else:
+            self._background.start(self._answer, ask, exchange, context=context)
+
+    async def _answer(self, ask: Ask, exchange: Exchange | None) -> None:
+        try:
+            outcome = await self.handlers.answer(ask.method, ask.params, exchange)
+        except Exception:  # a handler is not ours: it fails the one question
+            logger.exception("the handler for %s failed", ask.method)
+            outcome = FAULTY
+        try:
+            ask.answer(outcome)
+        except BackendBusy:
+            decline(ask)
+
+    def tell(self, method: str, params: Bytes | None, context: Context) -> None:
+        if method in (LOG, PROGRESS) and not self.handlers.is_off(method):
+            self._background.start(self._handle, method, params, context=context)
+
+    async def _handle(self, method: str, params: Bytes | None) -> None:
+        try:
+            await self.handlers.tell(method, params)
+        except Exception:  # likewise
+            logger.exception("the handler for %s failed", method)
+
+    def progress(self, handler: ProgressHandler, params: Bytes | None, context: Context) -> None:
+        """Have a call's own handler hear of its progress."""
+        own = Desk(Handlers(progress=handler), self._background)
+        own.tell(PROGRESS, params, context)
+
+
+class Call:
+    """The answer to a call, and what comes before it. A `ReplySink`."""
+
+    def __init__(self, desk: Desk, progress: ProgressHandler | None) -> None:
+        self._desk = desk
+        self._progress = progress
+        self._came = Latch()
+        self.exchange: Exchange | None = None
+        self._result = Outcome(failure=BackendGone("The backend gave no answer."))
+
+    @property
+    def attached(self) -> bool:
+        return not self._came.is_set()
+
+    def takes(self, method: str) -> int:
+        return 0 if self._desk.handlers.is_off(method) else 2
+
+    def message(self, message: Outbound) -> None:
+        context = self._context()
+        if message.ask is not None:
+            self._desk.ask(message.ask, self.exchange, context)
+            return
+        note = wire.decode(message.data)
+        if note.method == PROGRESS and self._progress is not None:
+            self._desk.progress(self._progress, note.object_params(), context)
+        else:
+            self._desk.tell(str(note.method), note.object_params(), context)
+
+    def _context(self) -> Context:
+        settled = self.exchange is None or self.exchange.outcome is not None
+        return copy_context() if settled or self.exchange is None else self.exchange.context.copy()
+
+    def settled(self, exchange: Exchange) -> None:
+        self._result = exchange.outcome or self._result
+        self._came.set()
+
+    async def outcome(self) -> Outcome:
+        await self._came.wait()
+        return self._result
+
+
+class Port:
+    """What hears for a client of ours when no request is concerned. A `ClientPort`."""
+
+    listening = True
+    left_at: float | None = None
+    size = 0
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.listeners: list[Listener] = []
+        self.told: WeakSet[object] = WeakSet()
+        """Who has a listener among them."""
+
+    def message(self, message: Outbound) -> None:
+        if message.ask is not None:
+            self._desk.ask(message.ask, None, copy_context())
+            return
+        note = wire.decode(message.data)
+        method, params = str(note.method), note.object_params()
+        self._desk.tell(method, params, copy_context())
+        for listener in tuple(self.listeners):
+            listener(method, params)
+
+    def heard(self) -> None: ...
+
+    def asleep(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Link:
+    """A session that is held open."""
+
+    def __init__(self, manager: SessionManager, owner: str, opening: Opening, desk: Desk) -> None:
+        self._manager = manager
+        self._owner = owner
+        self._opening = opening
+        self._desk = desk
+        self.number = next(_NUMBERS)
+        """Tells it from every other one, also from those that are over."""
+        self.port = Port(desk)
+        self.session: Session | None = None
+        self.welcome = b"{}"
+        """The result of the opening."""
+
+    async def open(self) -> None:
+        """Raises: ProxyError: it could not be opened; nothing stays."""
+        call = Call(self._desk, None)
+        session = self._manager.create(self._owner, self._opening, self.port, call)
+        await self._manager.opened(session)
+        answer = session.start.answer
+        if answer is not None and answer.result is not None:
+            self.welcome = bytes(answer.result)
+        session.start.answer = None
+        session.notify("notifications/initialized", None)
+        self.session = session
+
+    async def ready(self) -> Session:
+        """Return its session, with a backend.
+
+        Raises: StateLost: its backend is gone with all that was built up in it, told once.
+            ProxyError: it cannot be had.
+        """
+        session = self.session
+        if session is None:
+            raise BackendGone("The client is not connected.")
+        if session.state is not SessionState.READY:
+            await self._manager.ready(session)
+        if session.loss is not None:
+            how, session.loss = session.loss, None
+            reason = how.exit or how.reason.value
+            raise StateLost(f"The server's state was lost ({reason}); a fresh one is ready.")
+        return session
+
+    async def request(
+        self, method: str, params: Bytes | None, *, progress: ProgressHandler | None = None
+    ) -> Outcome:
+        """Send a request, and return how it ended. Cancelled, it is cancelled at the server.
+
+        Raises: StateLost, ProxyError: as `ready`.
+        """
+        session = await self.ready()
+        call = Call(self._desk, progress)
+        exchange = call.exchange = Exchange(method, params, client_id=b"0", sink=call)
+        session.request(exchange)
+        try:
+            return await call.outcome()
+        except BaseException:
+            session.cancel(exchange)
+            raise
+
+    def notify(self, method: str, params: Bytes | None) -> None:
+        if self.session is not None:
+            self.session.notify(method, params)
+
+    async def close(self) -> None:
+        """End the session, and wait until its backend is gone."""
+        session, self.session = self.session, None
+        if session is not None:
+            self._manager.end(session, EndReason.CLIENT_DELETE)
+            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                await session.stopped.wait()
+
+
+def opening_params(handlers: Handlers, name: str, version: str) -> bytes:
+    """Return what a client of ours begins its session with."""
+    return msgspec.json.encode(
+        {
+            "protocolVersion": wire.HANDSHAKE_VERSIONS[-1],
+            "capabilities": handlers.capabilities,
+            "clientInfo": {"name": name, "version": version},
+        }
+    )

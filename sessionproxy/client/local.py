@@ -1,0 +1,241 @@
+"""Components that were added to a proxy: copies of what other servers have.
+
+To the proxy they are one more server, in this process. Neighbours: `client.components` are what it
+has; `client.proxy` adds them.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import Context
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+import mcp_types as types
+import msgspec
+from mcp.shared.exceptions import MCPError
+from pydantic import BaseModel
+
+from .. import wire
+from ..core.background import Background, Work
+from ..core.exchange import Exchange, Hook, Outcome
+from ..core.memory import Opening
+from ..core.ports import Backend, Identity, Upstream
+from ..core.reach import REACH, Reach, Scope
+from ..errors import BackendGone, ProxyError
+from ..version import VERSION
+from ..wire import Bytes
+from ..wire.envelope import progress_token, text
+from .components import Component, ProxyPrompt, ProxyResource, ProxyTemplate, ProxyTool
+from .handlers import default_proxy_progress_handler
+from .relayed import METHOD_NOT_FOUND
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Component[Any])
+
+_DONE: Final = Outcome(result=b"{}")
+_FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be served."}')
+
+
+class Components:
+    """Those that were added, by kind and name. A `Custom` source of backends."""
+
+    def __init__(self) -> None:
+        self.tools: dict[str, ProxyTool] = {}
+        self.resources: dict[str, ProxyResource] = {}
+        self.templates: dict[str, ProxyTemplate] = {}
+        self.prompts: dict[str, ProxyPrompt] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.tools or self.resources or self.templates or self.prompts)
+
+    def add(self, component: Component[Any]) -> None:
+        """Add a copy; one of the same name goes. Raises: TypeError: it is none of the kinds."""
+        if isinstance(component, ProxyTool):
+            self.tools[component.key] = component
+        elif isinstance(component, ProxyResource):
+            self.resources[component.key] = component
+        elif isinstance(component, ProxyTemplate):
+            self.templates[component.key] = component
+        elif isinstance(component, ProxyPrompt):
+            self.prompts[component.key] = component
+        else:
+            raise TypeError(f"{type(component).__name__} is no component of a proxy")
+
+    def starts(self, hooks: Sequence[Hook], tally: Counter[str]) -> "LocalLauncher":
+        return LocalLauncher(self)
+
+    # -- what a session asks -----------------------------------------------------------------------
+
+    def listed(self, method: str) -> bytes | None:
+        """Return the result of a list method; None: it is none."""
+        lists: Mapping[str, tuple[str, Mapping[str, Component[Any]]]] = {
+            "tools/list": ("tools", self.tools),
+            "resources/list": ("resources", self.resources),
+            "resources/templates/list": ("resourceTemplates", self.templates),
+            "prompts/list": ("prompts", self.prompts),
+        }
+        if method not in lists:
+            return None
+        member, components = lists[method]
+        items = [_encoded(each.definition) for each in components.values() if each.enabled]
+        return b'{"%b":[%b]}' % (member.encode(), b",".join(items))
+
+    async def run(self, method: str, params: Bytes | None) -> BaseModel | None:
+        """Run the component that a request is about; None: there is none.
+
+        Raises: MCPError, ProxyError.
+        """
+        name = text(wire.member(params, "uri" if method == "resources/read" else "name")) or ""
+        if method == "tools/call" and (tool := _usable(self.tools.get(name))):
+            meta = _object(params, "_meta")
+            wants = "progressToken" in meta
+            meta.pop("progressToken", None)
+            return await tool.run(
+                _object(params, "arguments"),
+                progress_handler=default_proxy_progress_handler if wants else None,
+                meta=meta or None,
+            )
+        if method == "prompts/get" and (prompt := _usable(self.prompts.get(name))):
+            return await prompt.render(_object(params, "arguments"))
+        if method == "resources/read":
+            return await self._read(name)
+        return None
+
+    async def _read(self, uri: str) -> BaseModel | None:
+        resource = _usable(self.resources.get(uri))
+        if resource is not None:
+            return await resource.read()
+        from mcp.shared.uri_template import UriTemplate
+
+        for template in self.templates.values():
+            matched = UriTemplate.parse(template.key).match(uri) if template.enabled else None
+            if matched is not None:
+                arguments = {name: str(value) for name, value in matched.items()}
+                return await (await template.create_resource(arguments)).read()
+        return None
+
+    def introduction(self) -> bytes:
+        return msgspec.json.encode(
+            {
+                "protocolVersion": wire.HANDSHAKE_VERSIONS[-1],
+                "capabilities": {"tools": {}, "resources": {}, "prompts": {}},
+                "serverInfo": {"name": "sessionproxy", "version": VERSION},
+            }
+        )
+
+
+class LocalLauncher(anyio.AsyncContextManagerMixin):
+    """A `Launcher`. Entered before the first launch, left after the last backend."""
+
+    def __init__(self, components: Components) -> None:
+        self._components = components
+        self._background = Background()
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        async with self._background:
+            yield self
+
+    def hurry(self) -> None:
+        """Nothing is stopped here."""
+
+    @asynccontextmanager
+    async def launch(
+        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
+    ) -> AsyncGenerator[Backend]:
+        scope = Scope()
+        try:
+            yield Local(self._components, self._background, upstream, scope)
+        finally:
+            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                await scope.close()
+
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        return False
+
+
+class Local:
+    """A session's backend. Speaks the handshake era."""
+
+    def __init__(
+        self, components: Components, background: Background, upstream: Upstream, scope: Scope
+    ) -> None:
+        self._components = components
+        self._background = background
+        self._upstream = upstream
+        self._scope = scope
+        self._works: dict[Exchange, Work] = {}
+
+    def request(self, exchange: Exchange) -> None:
+        method = exchange.method
+        listed = self._components.listed(method)
+        if listed is not None:
+            exchange.settle(Outcome(result=listed))
+        elif method == "initialize":
+            exchange.settle(Outcome(result=self._components.introduction()))
+        elif method in ("tools/call", "prompts/get", "resources/read"):
+            work = self._works[exchange] = Work()
+            context = self._context_of(exchange)
+            self._background.start(self._run, exchange, exchange.params, work, context=context)
+        else:
+            exchange.settle(_DONE if method == "ping" else Outcome(error=METHOD_NOT_FOUND))
+
+    def _context_of(self, exchange: Exchange) -> Context:
+        context = exchange.context.copy()
+        token = progress_token(exchange.params)
+        context.run(REACH.set, Reach(self._upstream, exchange, self._scope, token))
+        return context
+
+    async def _run(self, exchange: Exchange, params: Bytes | None, work: Work) -> None:
+        outcome = Outcome(failure=BackendGone("The request was cut off."))
+
+        async def run() -> None:
+            nonlocal outcome
+            outcome = await self._outcome(exchange.method, params)
+
+        try:
+            await work.run(run)
+        except Exception:  # a factory is not ours: it fails the one request
+            logger.exception("%r failed", exchange)
+            outcome = _FAULTY
+        finally:
+            self._works.pop(exchange, None)
+            exchange.settle(outcome)
+
+    async def _outcome(self, method: str, params: Bytes | None) -> Outcome:
+        try:
+            result = await self._components.run(method, params)
+        except MCPError as error:
+            return Outcome(error=_encoded(error.error))
+        except ProxyError as error:
+            return Outcome(failure=error.with_traceback(None))
+        if result is None:
+            error = types.ErrorData(code=types.INVALID_PARAMS, message="no such component")
+            return Outcome(error=_encoded(error))
+        return Outcome(result=_encoded(result))
+
+    def notify(self, method: str, params: Bytes | None) -> None: ...
+
+    def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
+        work = self._works.pop(exchange, None)
+        if work is not None:
+            work.cancel()
+
+    def in_flight(self) -> tuple[Exchange, ...]:
+        return tuple(self._works)
+
+
+def _usable(component: C | None) -> C | None:
+    return component if component is not None and component.enabled else None
+
+
+def _object(params: Bytes | None, name: str) -> dict[str, Any]:
+    found = wire.member(params, name)
+    return {} if found is None else msgspec.json.decode(found, type=dict[str, Any])
+
+
+def _encoded(model: BaseModel) -> bytes:
+    return model.model_dump_json(by_alias=True, exclude_none=True).encode()

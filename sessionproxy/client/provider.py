@@ -1,0 +1,302 @@
+"""Components from a client that a function of the user's returns, whenever one is needed.
+
+So the user says who shares what: a new client each time, one for each session
+(`StatefulProxyClient.new_stateful`), or always the same. Neighbours: `client.components` are what
+it provides; `plan` has it as a source of backends.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from contextvars import Context
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+from cachetools import TTLCache
+
+from ..config import Settings
+from ..core.background import Background, Work
+from ..core.between import Between, instead_of
+from ..core.exchange import Exchange, Hook, Outcome
+from ..core.latch import Latch
+from ..core.memory import Opening
+from ..core.ports import Backend, Identity, Upstream
+from ..core.reach import REACH, Reach, Scope
+from ..errors import BackendGone, ProxyError
+from ..plan import ONLY, Planned
+from ..wire import Bytes
+from ..wire.envelope import progress_token
+from .client import ProxyClient
+from .components import (
+    ClientFactory,
+    Component,
+    ProxyPrompt,
+    ProxyResource,
+    ProxyTemplate,
+    ProxyTool,
+    client_of,
+)
+from .relayed import METHOD_NOT_FOUND, Party
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Component[Any])
+
+CACHE_TTL: Final = 300.0
+"""Seconds for which the lists of components are kept."""
+
+MAX_LISTS: Final = 256
+"""Lists that are kept; the oldest goes first."""
+
+CHANGES: Final = {
+    "notifications/tools/list_changed": ("tools",),
+    "notifications/prompts/list_changed": ("prompts",),
+    "notifications/resources/list_changed": ("resources", "templates"),
+}
+
+
+class ProxyProvider:
+    """Provides what the server of a client has.
+
+    `list_tools` and its like ask the server; `get_tool` and its like look into the list that was
+    had last, which is kept for `cache_ttl` seconds, and forgotten when the server says that it has
+    changed. Calls need no list: a name that is in none is tried at the server.
+    """
+
+    def __init__(self, client_factory: ClientFactory, *, cache_ttl: float = CACHE_TTL) -> None:
+        """`client_factory`: a function, or a coroutine function, that returns the client to use; it
+        is called for every request. `cache_ttl`: seconds; 0: nothing is kept."""
+        self.client_factory = client_factory
+        self.cache_ttl = cache_ttl
+        self._lists = TTLCache[tuple[str, int], list[Any]](MAX_LISTS, ttl=cache_ttl)
+        """By list, and the client's session that it came from; 0: of clients that have none for
+        long."""
+
+    # -- components --------------------------------------------------------------------------------
+
+    async def list_tools(self) -> list[ProxyTool]:
+        """Return all tools that the server has now."""
+        return await self._listed("tools", self._tools)
+
+    async def list_resources(self) -> list[ProxyResource]:
+        """Return all resources that the server has now."""
+        return await self._listed("resources", self._resources)
+
+    async def list_resource_templates(self) -> list[ProxyTemplate]:
+        """Return all templates that the server has now."""
+        return await self._listed("templates", self._templates)
+
+    async def list_prompts(self) -> list[ProxyPrompt]:
+        """Return all prompts that the server has now."""
+        return await self._listed("prompts", self._prompts)
+
+    async def get_tool(self, name: str) -> ProxyTool | None:
+        """Return the tool of this name; None: there is none."""
+        return await self._found("tools", self._tools, name)
+
+    async def get_resource(self, uri: str) -> ProxyResource | None:
+        """Return the resource with this URI; None: none is listed."""
+        return await self._found("resources", self._resources, uri)
+
+    async def get_resource_template(self, uri_template: str) -> ProxyTemplate | None:
+        """Return the template that is written so; None: there is none."""
+        return await self._found("templates", self._templates, uri_template)
+
+    async def get_prompt(self, name: str) -> ProxyPrompt | None:
+        """Return the prompt of this name; None: there is none."""
+        return await self._found("prompts", self._prompts, name)
+
+    async def _tools(self, client: ProxyClient) -> list[ProxyTool]:
+        found = await client.list_tools()
+        return [ProxyTool.from_mcp_tool(self.client_factory, each) for each in found]
+
+    async def _resources(self, client: ProxyClient) -> list[ProxyResource]:
+        found = await client.list_resources()
+        return [ProxyResource.from_mcp_resource(self.client_factory, each) for each in found]
+
+    async def _templates(self, client: ProxyClient) -> list[ProxyTemplate]:
+        found = await client.list_resource_templates()
+        return [ProxyTemplate.from_mcp_template(self.client_factory, each) for each in found]
+
+    async def _prompts(self, client: ProxyClient) -> list[ProxyPrompt]:
+        found = await client.list_prompts()
+        return [ProxyPrompt.from_mcp_prompt(self.client_factory, each) for each in found]
+
+    async def _listed(
+        self, kind: str, fetch: Callable[[ProxyClient], Awaitable[list[C]]]
+    ) -> list[C]:
+        async with await client_of(self.client_factory) as client:
+            found = await fetch(client)
+            self._keep(kind, client, found)
+            return found
+
+    async def _found(
+        self, kind: str, fetch: Callable[[ProxyClient], Awaitable[list[C]]], key: str
+    ) -> C | None:
+        async with await client_of(self.client_factory) as client:
+            kept: list[C] | None = self._lists.get((kind, self._key_of(client)))
+            if kept is None:
+                kept = await fetch(client)
+                self._keep(kind, client, kept)
+            return next((each for each in kept if each.key == key), None)
+
+    def _keep(self, kind: str, client: ProxyClient, found: list[C]) -> None:
+        if self.cache_ttl:
+            self._lists[kind, self._key_of(client)] = found
+
+    def _key_of(self, client: ProxyClient) -> int:
+        """Return what tells sessions of servers apart, and have the lists of one forgotten when it
+        says that they have changed."""
+        link = client.connection.link
+        key = 0 if client.is_last else link.number
+        if self not in link.port.told:
+            link.port.told.add(self)
+            link.port.listeners.append(lambda method, params: self._changed(method, key))
+        return key
+
+    def _changed(self, method: str, key: int) -> None:
+        for kind in CHANGES.get(method, ()):
+            self._lists.pop((kind, key), None)
+
+    # -- as a source of backends -------------------------------------------------------------------
+
+    def planned(self, settings: Settings) -> Sequence[Planned]:
+        return [Planned(name=ONLY, source=self, settings=settings)]
+
+    def starts(self, hooks: Sequence[Hook], tally: Counter[str]) -> "ProviderLauncher":
+        return ProviderLauncher(self)
+
+
+class ProviderLauncher(anyio.AsyncContextManagerMixin):
+    """A `Launcher` of sessions that have their clients from a provider."""
+
+    def __init__(self, provider: ProxyProvider) -> None:
+        self._provider = provider
+        self._background = Background()
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        async with self._background:
+            yield self
+
+    def hurry(self) -> None:
+        """Nothing is stopped here: clients stop their servers."""
+
+    @asynccontextmanager
+    async def launch(
+        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
+    ) -> AsyncGenerator[Backend]:
+        scope = Scope()
+        provided = Provided(self._provider, self._background, identity.owner, upstream, scope)
+        try:
+            yield provided
+        finally:
+            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                await provided.close()
+                await scope.close()
+
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        return False
+
+
+class Provided(Between):
+    """A session's backend: for each request, that of a client. Speaks the handshake era."""
+
+    def __init__(
+        self,
+        provider: ProxyProvider,
+        background: Background,
+        owner: str,
+        upstream: Upstream,
+        scope: Scope,
+    ) -> None:
+        super().__init__(upstream)
+        self._provider = provider
+        self._background = background
+        self._owner = owner
+        self._scope = scope
+        self._works: dict[Exchange, Work] = {}
+        self._ended: dict[Exchange, Latch] = {}
+        self._parties: dict[int, Party] = {}
+        """By the session of the client's that each has a part in."""
+
+    def request(self, exchange: Exchange) -> None:
+        if exchange.method == "server/discover":
+            exchange.settle(Outcome(error=METHOD_NOT_FOUND))
+            return
+
+        def answered(outcome: Outcome) -> None:
+            self._inner.pop(exchange, None)
+            self._ended[exchange].set()
+            exchange.settle(outcome)
+
+        inner = instead_of(exchange, exchange.method, exchange.params, answered)
+        self._inner[exchange] = inner
+        self._ended[exchange] = Latch()
+        work = self._works[exchange] = Work()
+        context = self._context_of(exchange)
+        self._background.start(self._work, exchange, inner, work, context=context)
+
+    def _context_of(self, exchange: Exchange) -> Context:
+        context = exchange.context.copy()
+        token = progress_token(exchange.params)
+        context.run(REACH.set, Reach(self.upstream, exchange, self._scope, token))
+        return context
+
+    async def _work(self, exchange: Exchange, inner: Exchange, work: Work) -> None:
+        async def serve() -> None:
+            async with await client_of(self._provider.client_factory) as client:
+                self._party_of(client).request(inner)
+                await self._ended[exchange].wait()
+                self._leave_unless_connected(client)
+
+        try:
+            await work.run(serve)
+        except ProxyError as error:
+            inner.settle(Outcome(failure=error.with_traceback(None)))
+        except Exception:  # a factory is not ours: it fails the one request
+            logger.exception("%r: its client could not be had", exchange)
+            inner.settle(Outcome(failure=BackendGone("The client could not be had.")))
+        finally:
+            inner.settle(Outcome(failure=BackendGone("The request was cut off.")))
+            self._works.pop(exchange, None)
+            self._ended.pop(exchange, None)
+
+    def _party_of(self, client: ProxyClient) -> Party:
+        """Return the part of this session in a client's."""
+        tap = client.connection.tap
+        party = self._parties.get(id(tap))
+        if party is None:
+            party = self._parties[id(tap)] = Party(tap, self._owner, self, self._scope)
+            tap.parties.add(party)
+        return party
+
+    def _leave_unless_connected(self, client: ProxyClient) -> None:
+        """Forget the part in a client's session that ends with this request."""
+        if client.is_last:
+            party = self._parties.pop(id(client.connection.tap), None)
+            if party is not None:
+                party.leave()
+
+    def notify(self, method: str, params: Bytes | None) -> None:
+        for party in self._parties.values():
+            party.notify(method, params)
+
+    def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
+        inner = self._inner.pop(exchange, None)
+        if inner is None:
+            return
+        for party in self._parties.values():
+            party.cancel(inner, params)
+        work = self._works.get(exchange)
+        if work is not None:
+            work.cancel()
+
+    async def close(self) -> None:
+        """Wait for nothing more."""
+        for exchange in self.in_flight():
+            self.cancel(exchange, None)
+        for party in self._parties.values():
+            party.leave()
+        self._parties.clear()

@@ -1,0 +1,480 @@
+"""A proxy as an object: made of a target, extended with components of one's own, run or used.
+
+Neighbours: `client.targets` says what the target comes to; `serve`, `serve_stdio` and `app` run it
+for others, `client.connection` for this process.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    ParamSpec,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+import anyio
+import mcp_types as types
+import msgspec
+
+from ..app import ProxyApp
+from ..assembly import Running
+from ..backends.hooked import HookedLauncher
+from ..config import ConfigError, Mode, Settings, Switch
+from ..core.background import Background
+from ..core.exchange import Hook, Outcome
+from ..core.hooks import RequestHook
+from ..core.memory import Opening
+from ..front import LOCAL
+from ..plan import Plan, Planned, Source, check_together, told
+from ..serve import serve, serve_async
+from ..serve_stdio import serve_stdio, serve_stdio_async
+from ..servers import Rules
+from ..version import VERSION
+from ..wire import Bytes
+from .calls import Calls
+from .components import (
+    ClientFactory,
+    Component,
+    ComponentIsMirrored,
+    ProxyPrompt,
+    ProxyResource,
+    ProxyTemplate,
+    ProxyTool,
+)
+from .connection import running
+from .handlers import Handlers, ProgressHandler
+from .link import Desk, Link, opening_params
+from .local import Components
+from .provider import ProxyProvider
+from .runtime import Held
+from .targets import NO_RULES, ProxyTarget, servers_of
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Sessions = Literal["frontend", "request", "shared"]
+"""Who has a backend: each session in front, each request, or all together one."""
+
+Transport = Literal["stdio", "http", "sse"]
+
+MODES: Final = {"frontend": Mode.SESSION, "request": Mode.REQUEST, "shared": Mode.SHARED}
+
+
+class PromptOptions(TypedDict, total=False):
+    """Of `MCPServer.prompt`."""
+
+    name: str | None
+    title: str | None
+    description: str | None
+    icons: list[types.Icon] | None
+
+
+class ResourceOptions(PromptOptions, total=False):
+    """Of `MCPServer.resource`."""
+
+    mime_type: str | None
+    annotations: types.Annotations | None
+    meta: dict[str, Any] | None
+
+
+class ToolOptions(PromptOptions, total=False):
+    """Of `MCPServer.tool`."""
+
+    annotations: types.ToolAnnotations | None
+    meta: dict[str, Any] | None
+    structured_output: bool | None
+
+
+def create_proxy(
+    target: ProxyTarget,
+    *,
+    name: str | None = None,
+    sessions: Sessions = "frontend",
+    hooks: Sequence[RequestHook] = (),
+    observers: Sequence[Hook] = (),
+    rules: Rules = NO_RULES,
+    instructions: str | None = None,
+    **settings: object,
+) -> "Proxy":
+    """Return a proxy of a target. Nothing is started or contacted before a client needs it.
+
+    `target`: a URL (one with a path segment `/sse` speaks HTTP with SSE); a script that ends in
+    `.py` or `.js`; a command as a list of words; the SDK's `StdioServerParameters`; a configuration
+    with `mcpServers`, as a mapping or a `.json` or `.toml` file; a server of the SDK, or a function
+    that returns one; a `ProxyClient` (one that is connected shares its session with all), a
+    `ProxyProvider`, or another `Proxy`.
+
+    `sessions`: a backend for each session in front (`frontend`), for each request (`request`), or
+    one for all (`shared`). `hooks` are run around every request, the first one outermost;
+    `observers` are shown every message. `rules` rename and hide components of the only server.
+    `name` and `instructions`: how it introduces itself where it puts several servers together.
+    `settings`: any of the command line's, with underscores (`idle=60, max_sessions=8`).
+
+    Raises: ConfigError: the target or a setting is wrong.
+    """
+    if sessions not in MODES:
+        raise ConfigError("sessions: expected frontend, request or shared")
+    found, configuration = told({**settings, "mode": MODES[sessions].value}, named="{}")
+    if configuration is not None:
+        raise ConfigError("config: give the file as the target")
+    servers = servers_of(target, found, rules)
+    return Proxy(
+        servers, found, name=name, instructions=instructions, hooks=hooks, observers=observers
+    )
+
+
+class Proxy(Calls):
+    """A proxy. Made by `create_proxy`; extended before it runs.
+
+    `async with` runs it in this process without a port, for its own typed calls; they share one
+    session, which is opened with the first and ends with the last exit.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Planned],
+        settings: Settings,
+        *,
+        name: str | None = None,
+        instructions: str | None = None,
+        hooks: Sequence[RequestHook] = (),
+        observers: Sequence[Hook] = (),
+    ) -> None:
+        """`servers`: as `create_proxy` has made them of its target."""
+        self.name = name or "sessionproxy"
+        self.instructions = instructions
+        self.settings = settings
+        self._servers = tuple(servers)
+        self._hooks = list(hooks)
+        self._observers = tuple(observers)
+        self._components = Components()
+        self._local: MCPServer[Any] | None = None
+        self._mounted: list[tuple[str, ProxyTarget]] = []
+        self._runs = Held(self._running)
+        self._link: Held[Link] = Held(self._linked)
+        self._holds_link = False
+
+    def __repr__(self) -> str:
+        return f"<Proxy {self.name}>"
+
+    # -- extending it ------------------------------------------------------------------------------
+
+    def add_hook(self, hook: RequestHook) -> None:
+        """Have `hook` run around every request, within those that there are."""
+        self._hooks.append(hook)
+
+    def mount(self, other: ProxyTarget, *, prefix: str = "") -> None:
+        """Have what `other` has here too: tools and prompts as `{prefix}_{name}`, resources and
+        templates as `scheme://{prefix}/rest`. It is asked live, session by session."""
+        self._mounted.append((prefix, other))
+
+    def add_provider(self, provider: ProxyProvider, *, namespace: str = "") -> None:
+        """Have what a provider has here too, under a namespace, where one is given."""
+        self.mount(provider, prefix=namespace)
+
+    @property
+    def local(self) -> "MCPServer[Any]":
+        """The server with the proxy's own components: the SDK's, run in this process for each
+        session. What it has wins over what others have under the same name."""
+        if self._local is None:
+            from mcp.server.mcpserver import MCPServer
+
+            self._local = MCPServer(self.name)
+        return self._local
+
+    @overload
+    def tool(self, function: Callable[P, T], /) -> Callable[P, T]: ...
+    @overload
+    def tool(
+        self, function: None = None, /, **options: Unpack[ToolOptions]
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+    def tool(
+        self, function: Callable[P, T] | None = None, /, **options: Unpack[ToolOptions]
+    ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
+        """Make a function a tool: `@proxy.tool`, or with the options of `MCPServer.tool`."""
+        decorate = self.local.tool(**options)
+        return decorate if function is None else decorate(function)
+
+    def resource(
+        self, uri: str, **options: Unpack[ResourceOptions]
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]:
+        """Make a function a resource, or a template: as `MCPServer.resource`."""
+        return self.local.resource(uri, **options)
+
+    @overload
+    def prompt(self, function: Callable[P, T], /) -> Callable[P, T]: ...
+    @overload
+    def prompt(
+        self, function: None = None, /, **options: Unpack[PromptOptions]
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+    def prompt(
+        self, function: Callable[P, T] | None = None, /, **options: Unpack[PromptOptions]
+    ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
+        """Make a function a prompt: `@proxy.prompt`, or with the options of `MCPServer.prompt`."""
+        decorate = self.local.prompt(**options)
+        return decorate if function is None else decorate(function)
+
+    def add_tool(self, tool: ProxyTool) -> None:
+        """Add a copy of another server's tool. Raises: ComponentIsMirrored: it is no copy."""
+        self._add(tool)
+
+    def add_resource(self, resource: ProxyResource) -> None:
+        """Add a copy of a resource. Raises: ComponentIsMirrored: it is no copy."""
+        self._add(resource)
+
+    def add_template(self, template: ProxyTemplate) -> None:
+        """Add a copy of a resource template. Raises: ComponentIsMirrored: it is no copy."""
+        self._add(template)
+
+    def add_prompt(self, prompt: ProxyPrompt) -> None:
+        """Add a copy of a prompt. Raises: ComponentIsMirrored: it is no copy."""
+        self._add(prompt)
+
+    def _add(self, component: Component[Any]) -> None:
+        if component.is_mirrored:
+            raise ComponentIsMirrored(component)
+        self._components.add(component)
+
+    # -- what it comes to --------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Return all that it fronts.
+
+        Raises: ConfigError: something that was mounted is no target.
+        """
+        servers: list[Planned] = []
+        if self._components:
+            servers.append(self._own("added", self._components))
+        if self._local is not None:
+            servers.append(self._own("local", self._local))
+        servers += self._servers
+        for prefix, other in self._mounted:
+            servers += [
+                replace(each, prefix="/".join(filter(None, (prefix, each.prefix))))
+                for each in servers_of(other, self.settings)
+            ]
+        named = _named_apart(servers)
+        together = len(named) > 1 or any(server.prefix for server in named)
+        return Plan(
+            servers=tuple(named),
+            together=together,
+            name=self.name,
+            instructions=self.instructions,
+        )
+
+    def _own(self, name: str, source: Source) -> Planned:
+        return Planned(name=name, source=source, settings=self.settings)
+
+    def planned(self, settings: Settings) -> Sequence[Planned]:
+        """Return its servers, for a proxy that this one is mounted in; its hooks go along."""
+        servers = self.plan().servers
+        if not self._hooks:
+            return servers
+        around = partial(HookedLauncher, hooks=tuple(self._hooks))
+        return [replace(server, around=_both(server.around, around)) for server in servers]
+
+    # -- running it --------------------------------------------------------------------------------
+
+    def http_app(self, *, local: bool = True, **settings: object) -> ProxyApp:
+        """Return it as an ASGI application, as `sessionproxy.http_app` does.
+
+        `local`: only this machine asks. `settings` are put over the proxy's own.
+
+        Raises: ConfigError: a setting is wrong.
+        """
+        own = self._with(settings)
+        return ProxyApp(
+            own, self.plan(), local=local, hooks=self._observers, request_hooks=self._hooks
+        )
+
+    def run(
+        self,
+        transport: Transport = "stdio",
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        path: str | None = None,
+    ) -> None:
+        """Serve until stdin ends, or a signal says to stop. For a process of its own.
+
+        `stdio`: one client, on stdin and stdout. `http`: Streamable HTTP at `path`, and the older
+        HTTP with SSE beside it at `/sse`; `sse` is the same.
+
+        Raises: ConfigError: nothing was started.
+        """
+        if transport == "stdio":
+            serve_stdio(
+                self.settings, self.plan(), hooks=self._observers, request_hooks=self._hooks
+            )
+            return
+        own = self._listening(transport, host, port, path)
+        serve(own, self.plan(), hooks=self._observers, request_hooks=self._hooks)
+
+    async def run_async(
+        self,
+        transport: Transport = "stdio",
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        path: str | None = None,
+        on_ready: Callable[[str], None] = lambda url: None,
+    ) -> None:
+        """As `run`, in an event loop that runs already; it ends by being cancelled, too.
+
+        `on_ready` is told the endpoint's URL once it listens.
+        """
+        if transport == "stdio":
+            await serve_stdio_async(
+                self.settings, self.plan(), hooks=self._observers, request_hooks=self._hooks
+            )
+            return
+        own = self._listening(transport, host, port, path)
+        await serve_async(
+            own,
+            self.plan(),
+            hooks=self._observers,
+            request_hooks=self._hooks,
+            on_ready=lambda app, url: on_ready(url),
+        )
+
+    def _listening(
+        self, transport: Transport, host: str | None, port: int | None, path: str | None
+    ) -> Settings:
+        if transport not in ("http", "sse"):
+            raise ConfigError("transport: expected stdio, http or sse")
+        said = {"host": host, "port": port, "path": path}
+        given: dict[str, object] = {
+            name: value for name, value in said.items() if value is not None
+        }
+        if transport == "sse":
+            given["sse"] = Switch.ON.value
+        return self._with(given)
+
+    def _with(self, settings: Mapping[str, object]) -> Settings:
+        if not settings:
+            return self.settings
+        values = {**msgspec.structs.asdict(self.settings), **settings}
+        changed, _ = told(values, named="{}")
+        check_together(changed, several=True)
+        return changed
+
+    # -- using it ----------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self._runs.enter()
+        return self
+
+    async def __aexit__(self, *why: object) -> None:
+        if self._runs.holds <= 2 and self._holds_link:  # the other hold is the session's
+            self._holds_link = False
+            await self._link.leave()
+        await self._runs.leave()
+
+    async def outcome_of(
+        self, method: str, params: Bytes | None, progress_handler: ProgressHandler | None
+    ) -> Outcome:
+        async with self:
+            link = await self._linked_now()
+            return await link.request(method, params, progress=progress_handler)
+
+    async def _linked_now(self) -> Link:
+        if not self._holds_link:
+            self._holds_link = True
+            try:
+                return await self._link.enter()
+            except BaseException:
+                self._holds_link = False
+                raise
+        link = await self._link.enter()
+        await self._link.leave()
+        return link
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncGenerator[Running]:
+        proxy = running(
+            self.settings, self.plan(), hooks=self._observers, request_hooks=tuple(self._hooks)
+        )
+        async with proxy as found:
+            yield found
+
+    @asynccontextmanager
+    async def _linked(self) -> AsyncGenerator[Link]:
+        found = await self._runs.enter()
+        background = Background()
+        handlers = Handlers()
+        try:
+            async with background:
+                opening = Opening(opening_params(handlers, self.name, VERSION))
+                link = Link(found.front.manager, LOCAL, opening, Desk(handlers, background))
+                await link.open()
+                try:
+                    yield link
+                finally:
+                    await link.close()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._runs.leave()
+
+    # -- its components ----------------------------------------------------------------------------
+
+    async def get_tool(self, name: str) -> ProxyTool | None:
+        """Return the mirror of a tool; None: there is none of this name."""
+        found = {tool.name: tool for tool in await self.list_tools()}.get(name)
+        return None if found is None else ProxyTool.from_mcp_tool(self._factory, found)
+
+    async def get_resource(self, uri: str) -> ProxyResource | None:
+        """Return the mirror of a resource; None: there is none with this URI."""
+        found = {str(each.uri): each for each in await self.list_resources()}.get(uri)
+        return None if found is None else ProxyResource.from_mcp_resource(self._factory, found)
+
+    async def get_resource_template(self, uri_template: str) -> ProxyTemplate | None:
+        """Return the mirror of a template; None: there is none that is written so."""
+        listed = await self.list_resource_templates()
+        found = {each.uri_template: each for each in listed}.get(uri_template)
+        return None if found is None else ProxyTemplate.from_mcp_template(self._factory, found)
+
+    async def get_prompt_component(self, name: str) -> ProxyPrompt | None:
+        """Return the mirror of a prompt; None: there is none of this name. (`get_prompt` renders
+        one.)"""
+        found = {each.name: each for each in await self.list_prompts()}.get(name)
+        return None if found is None else ProxyPrompt.from_mcp_prompt(self._factory, found)
+
+    @property
+    def _factory(self) -> ClientFactory:
+        """A proxy is used as a client is: entered, and called."""
+        return cast("ClientFactory", lambda: self)
+
+
+def _both(inner: Callable[[Any], Any], outer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda launcher: outer(inner(launcher))
+
+
+def _named_apart(servers: Sequence[Planned]) -> list[Planned]:
+    """Return them with names that tell them apart: by what they are prefixed with, where that is
+    not their name, and by a number."""
+    taken: set[str] = set()
+    named: list[Planned] = []
+    for server in servers:
+        wanted = server.prefix.replace("/", ".") or server.name
+        name, number = wanted, 2
+        while name in taken:
+            name, number = f"{wanted}-{number}", number + 1
+        taken.add(name)
+        named.append(replace(server, name=name))
+    return named

@@ -1,0 +1,31 @@
+"""Backends of a proxy that is made of a client which is connected: all have its one session.
+
+Neighbours: `client.client` is such a client; `client.relayed` has the parts.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..core.exchange import Hook
+from .relayed import PartyLauncher
+
+if TYPE_CHECKING:
+    from .client import ProxyClient
+
+logger = logging.getLogger(__name__)
+
+
+class ConnectedSource:
+    """What a plan has of a connected client."""
+
+    def __init__(self, client: "ProxyClient") -> None:
+        self._client = client
+
+    def starts(self, hooks: Sequence[Hook], tally: Counter[str]) -> PartyLauncher:
+        logger.warning(
+            "all sessions share the one session of %r: what one of them does there, all see",
+            self._client,
+        )
+        return PartyLauncher(self._client.connection.tap)

@@ -1,0 +1,170 @@
+"""What a proxy or a client can be made of.
+
+Neighbours: `plan` says what it comes to; `client.client` and `client.proxy` take targets.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, runtime_checkable
+
+from ..backends import InProcess, Target, Template, factory_of
+from ..backends.hosted import is_server
+from ..config import Carrier, ConfigError, Settings
+from ..plan import ONLY, Plan, Planned, configured_from
+from ..servers import Configuration, Rules, configuration_from, read_configuration
+
+NO_RULES: Final = Rules()
+
+RUNTIMES: Final[Mapping[str, str]] = {".py": sys.executable, ".js": "node"}
+"""What runs a script, by its suffix."""
+
+FILES: Final = frozenset({".json", ".toml"})
+"""Suffixes of configurations."""
+
+_SSE: Final = re.compile(r"/sse(/|\?|&|$)")
+"""In the path of a URL that speaks HTTP with SSE, the transport of 2024-11-05."""
+
+
+@runtime_checkable
+class Plannable(Protocol):
+    """Something that knows itself what it comes to: a client, a provider, another proxy."""
+
+    def planned(self, settings: Settings) -> Sequence[Planned]:
+        """Return the servers behind it."""
+        ...
+
+
+@runtime_checkable
+class CommandParameters(Protocol):
+    """How a server is started, as the SDK's `StdioServerParameters` says it."""
+
+    command: str
+    args: list[str]
+    env: dict[str, str] | None
+    cwd: str | Path | None
+
+
+if TYPE_CHECKING:
+    ProxyTarget: TypeAlias = (
+        str
+        | PathLike[str]
+        | Sequence[str]
+        | Mapping[str, Any]
+        | Configuration
+        | CommandParameters
+        | InProcess
+        | Plannable
+    )
+else:  # one of these is known to type checkers alone
+    ProxyTarget = object
+"""A URL; a script (`.py`, `.js`); a command with its arguments; a configuration, as a mapping or a
+file (`.json`, `.toml`); the SDK's `StdioServerParameters`; a server of the SDK, or a function that
+returns one; a `ProxyClient`, a `ProxyProvider`, or another `Proxy`."""
+
+
+def servers_of(
+    target: ProxyTarget, settings: Settings, rules: Rules = NO_RULES
+) -> tuple[Planned, ...]:
+    """Return the servers that a target comes to. `rules`: of the only one.
+
+    Raises: ConfigError: it is none, or something is wrong with it.
+    """
+    if isinstance(target, Plannable):
+        planned = tuple(target.planned(settings))
+    elif isinstance(target, Configuration | Mapping) or _is_file(target):
+        planned = configured_from(settings, _configuration(cast("object", target))).servers
+    else:
+        source = _source(target, settings)
+        planned = (Planned(name=ONLY, source=source, settings=settings),)
+    if rules.is_empty:
+        return planned
+    if len(planned) != 1:
+        raise ConfigError("rules: there are several servers; each has its own in a configuration")
+    return (replace(planned[0], rules=rules),)
+
+
+def _is_file(target: object) -> bool:
+    if not isinstance(target, str | PathLike):
+        return False
+    return Path(cast("str", target)).suffix in FILES
+
+
+def _configuration(target: object) -> Configuration:
+    if isinstance(target, Configuration):
+        return target
+    if isinstance(target, Mapping):
+        return configuration_from(cast("Mapping[str, object]", target))
+    return read_configuration(cast("str", target))
+
+
+def _source(target: object, settings: Settings) -> "Template | Target | InProcess":
+    if isinstance(target, str) and target.startswith(("http://", "https://")):
+        return _url(target, settings)
+    if isinstance(target, str | PathLike):
+        return _template(_script(fspath(cast("str", target))), settings)
+    if is_server(target):
+        return cast("InProcess", target)
+    if isinstance(target, CommandParameters):
+        env = tuple(f"{name}={value}" for name, value in (target.env or {}).items())
+        words = (target.command, *target.args)
+        cwd = None if target.cwd is None else str(target.cwd)
+        return _template(words, settings, env=env, cwd=cwd)
+    if isinstance(target, Sequence):
+        return _template(tuple(cast("Sequence[str]", target)), settings)
+    if callable(target):
+        return factory_of(cast("Callable[[], Any]", target))
+    raise ConfigError(
+        f"target: a URL, a script, a command, a configuration, a server or a client; this is of "
+        f"type {type(target).__name__}"
+    )
+
+
+def _url(url: str, settings: Settings) -> Target:
+    carrier = settings.transport
+    if carrier is Carrier.AUTO and _SSE.search(url.partition("?")[0]):
+        carrier = Carrier.SSE
+    return Target(
+        url,
+        carrier=carrier,
+        headers=settings.header,
+        ca=settings.upstream_ca,
+        forwards=settings.forward_authorization,
+    )
+
+
+def _script(path: str) -> tuple[str, ...]:
+    runtime = RUNTIMES.get(Path(path).suffix)
+    if runtime is None:
+        raise ConfigError(
+            f"target {json.dumps(path)}: expected a URL, or a file that ends in .py, .js, .json or "
+            ".toml; give a command as a list of words"
+        )
+    if not Path(path).is_file():
+        raise ConfigError(f"target {json.dumps(path)}: no such file")
+    return runtime, path
+
+
+def _template(
+    words: Sequence[str],
+    settings: Settings,
+    *,
+    env: Sequence[str] = (),
+    cwd: str | None = None,
+) -> Template:
+    return Template(
+        words,
+        cwd=settings.cwd if cwd is None else cwd,
+        env=(*settings.env, *env),
+        pass_env=settings.pass_env,
+    )
+
+
+def plan_of(servers: Sequence[Planned], *, name: str | None, instructions: str | None) -> Plan:
+    """Return the plan of these servers."""
+    together = any(server.prefix for server in servers)
+    return Plan(servers=tuple(servers), together=together, name=name, instructions=instructions)

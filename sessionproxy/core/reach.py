@@ -1,0 +1,110 @@
+"""How code that runs for a client's request reaches that client, and what lasts as long as its
+session.
+
+A handler, a hook, a tool of this process: each may have something to ask the client that it works
+for, and may keep something for that client's session. Neighbours: `backends.hosted`,
+`backends.hooked` and `client` say who is reached; `client` asks.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from contextvars import ContextVar
+from typing import NamedTuple, TypeVar
+
+from .. import wire
+from ..wire import Bytes
+from .caller import DECLINED, decline
+from .exchange import Ask, Exchange, Outcome
+from .latch import Latch
+from .ports import Upstream
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Scope:
+    """What is kept for as long as a session has its backend."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, object] = {}
+        self._ends: list[Callable[[], Awaitable[None]]] = []
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what is kept under `key`; made now, where nothing is."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]  # type: ignore[return-value] # one kind for each key
+
+    def on_end(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Have `end` awaited when the session gives its backend back, the last one first."""
+        self._ends.append(end)
+
+    async def close(self) -> None:
+        """End all that is kept."""
+        while self._ends:
+            try:
+                await self._ends.pop()()
+            except Exception:  # the rest must end all the same
+                logger.exception("something that a session kept could not be ended")
+        self._kept.clear()
+
+
+class Reach(NamedTuple):
+    """The client that the present code works for."""
+
+    upstream: Upstream
+    exchange: Exchange
+    """The request of it that is worked on."""
+    scope: Scope
+    token: bytes | None = None
+    """Under which the client wants to hear of progress, encoded; None: it does not."""
+
+    def ask(self, ask: Ask) -> None:
+        """Ask it; once it cannot be asked any more, the answer is a refusal."""
+        if self.exchange.outcome is None:
+            self.upstream.ask(ask, self.exchange)
+        else:
+            decline(ask)
+
+    def tell(self, method: str, params: Bytes | None) -> None:
+        """Tell it something that belongs to its request."""
+        if self.exchange.outcome is None:
+            encoded = wire.encode_notification(method, params)
+            self.upstream.notification(method, params, encoded, self.exchange)
+
+
+REACH: ContextVar[Reach | None] = ContextVar("REACH", default=None)
+"""Whom the present code works for; None: nobody."""
+
+
+class _Question(Ask):
+    """A request to the client of the proxy's own."""
+
+    def __init__(self, method: str, params: Bytes | None) -> None:
+        super().__init__(method, params, self._take)
+        self.outcome = DECLINED
+        self.over = Latch()
+
+    def _take(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def withdraw(self) -> None:
+        super().withdraw()
+        self.over.set()
+
+
+async def ask_client(method: str, params: Bytes | None) -> Outcome:
+    """Ask the client that the present code works for, and return its answer; a refusal, where
+    there is no such, or it has gone."""
+    reach = REACH.get()
+    if reach is None:
+        return DECLINED
+    question = _Question(method, params)
+    reach.ask(question)
+    try:
+        await question.over.wait()
+    except BaseException:
+        reach.upstream.withdraw(question, None)
+        raise
+    return question.outcome
