@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .assembly import Assembly, Running
 from .config import (
@@ -23,6 +23,7 @@ from .core.exchange import Hook
 from .core.hooks import RequestHook
 from .errors import UnknownPath
 from .front import LOCAL, Front, Fronts, beside
+from .frontend import Health
 from .frontend.connection import Connection
 from .frontend.keys import PATH_KEY
 from .frontend.problems import http_problem
@@ -31,7 +32,7 @@ from .frontend.sse import MESSAGES, STREAM
 from .ground import Ground, containment_from
 from .http import Anybody, Guard, TokenFile, path_within
 from .http.request import Receive, Scope, Send
-from .ops import Watchdog
+from .ops import Numbers, Scrape, Watchdog
 from .plan import (
     Fronted,
     Plan,
@@ -42,6 +43,9 @@ from .plan import (
 )
 from .servers import Configuration
 from .version import VERSION
+
+if TYPE_CHECKING:
+    from .ops.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +103,11 @@ class ProxyApp:
         """What was dropped or refused below the level of a request, by name."""
         self.watchdog = Watchdog()
         """Run by our own server alone: in others the event loop is not ours."""
+        self._refusals: Counter[str] = Counter()
+        self._tracing = tracing_from(settings)
+        self._scrape = Scrape(self._numbers, own_process=own_process)
         self._running: Running | None = None
+        self._health: Health
 
     @property
     def running(self) -> Running:
@@ -118,7 +126,11 @@ class ProxyApp:
         Raises: ConfigError: the state directory cannot be used.
         """
         grounded = Ground.open(self.settings, self.containment, self.tally)
-        async with grounded as ground, self._assembly(ground).running() as self._running:
+        async with grounded as ground, self._assembly(ground).running() as running:
+            self._health = Health(
+                running.manager, self._guard, self.facts, running.admission, self._scrape.page
+            )
+            self._running = running
             try:
                 yield
             finally:
@@ -141,7 +153,7 @@ class ProxyApp:
             fronts=fronts,
             hooks=self._hooks,
             request_hooks=self._request_hooks,
-            facts=self.facts,
+            tracing=self._tracing,
         )
 
     def _serving(self) -> Serving:
@@ -154,6 +166,7 @@ class ProxyApp:
             idle=self.settings.idle or None,
             start_timeout=self.settings.start_timeout,
             expose_stderr=alone if expose is None else expose,
+            refusals=self._refusals,
         )
 
     def reread(self) -> None:
@@ -175,12 +188,30 @@ class ProxyApp:
             "stalls": self.watchdog.stalls,
         }
 
+    def _numbers(self) -> Numbers:
+        """Return what `/metrics` shows."""
+        running, shared = self.running, self.settings.mode is Mode.SHARED
+        backends = sum(route.shared.backends for route in running.routes)
+        return Numbers(
+            running.managers,
+            backends=backends if shared else running.admission.running,
+            queued=running.admission.queued,
+            refusals=self._refusals,
+            dropped=self.tally,
+            orphans=self.containment.orphans,
+            stalls=self.watchdog.stalls,
+            containment=self.containment.name,
+            version=VERSION,
+        )
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan_protocol(receive, send)
             return
         if scope["type"] != "http":
             raise RuntimeError(f"the proxy does not serve {scope['type']}")
+        if self._tracing is not None:
+            scope = self._tracing.arrived(scope)
         if self.settings.forward_authorization:
             # Without the extension by which later requests would take the short way.
             scope = {**scope, "extensions": {}}
@@ -191,14 +222,15 @@ class ProxyApp:
             await front.endpoint(scope, receive, send)
         elif rest is not None and (key := _path_key(rest)) is not None:
             await front.endpoint(scope, receive, send, key)
-        elif path in ("/healthz", "/readyz"):
-            await self.running.health(scope, receive, send)
+        elif path in ("/healthz", "/readyz", "/metrics"):
+            await self._health(scope, receive, send)
         elif self.settings.sse is Switch.ON and path.rstrip("/") == beside(self.settings, STREAM):
             await self.running.sse.stream(scope, receive, send)
         elif self.settings.sse is Switch.ON and path.rstrip("/") == beside(self.settings, MESSAGES):
             await self.running.sse.messages(scope, receive, send)
         else:
             logger.info("refused: unknown_path (%s)", _redacted(path))
+            self._refusals[UnknownPath.reason] += 1
             error = UnknownPath(self._not_found(path))
             await Connection(receive, send).problem(http_problem(error))
 
@@ -233,6 +265,15 @@ class ProxyApp:
             what = "shutdown" if started else "startup"
             await send({"type": f"lifespan.{what}.failed", "message": str(error)})
             raise
+
+
+def tracing_from(settings: Settings) -> "Tracing | None":
+    """Return what makes spans, where that is wanted; else nothing of it is even imported."""
+    if settings.tracing is Switch.OFF:
+        return None
+    from .ops.tracing import Tracing
+
+    return Tracing(VERSION)
 
 
 def _below(path: str, above: str) -> str | None:

@@ -7,11 +7,11 @@ is what stands behind one server's sessions, `front` what stands before them.
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from .backends import Pool, SharedLauncher
+from .backends import Pool, SharedLauncher, Target, Template
 from .backends.composite import CompositeLauncher
 from .backends.hooked import HookedLauncher
 from .backends.introduction import Introduction
@@ -25,15 +25,17 @@ from .core.manager import Limits, SessionManager
 from .core.ports import Launcher
 from .core.state import EndReason
 from .front import Front, Fronts, shares_sessions
-from .frontend import Endpoint, Health
+from .frontend import Endpoint
 from .frontend.listening import Listeners
 from .frontend.pipes import Pipes
 from .frontend.sse import LegacySse
 from .frontend.stdio import Stdio
 from .ground import Ground
 from .plan import (
+    Custom,
     Plan,
     Planned,
+    Source,
     Starts,
     backend_limits_from,
     limits_from,
@@ -41,6 +43,9 @@ from .plan import (
     whole_limits_from,
 )
 from .route import Route
+
+if TYPE_CHECKING:
+    from .ops.tracing import Tracing
 
 ROUTE: Final = "default"
 """Name of what is served at the endpoint."""
@@ -56,7 +61,14 @@ class Running:
     routes: Sequence[Route]
     members: Sequence[Member]
     """The servers, where they are put together."""
-    health: Health
+    admission: Admission
+    """Of all backends."""
+
+    @property
+    def managers(self) -> Sequence[SessionManager]:
+        """Of clients' sessions, and of the parts that servers have in them."""
+        fronts = [front.manager for front in self.fronts]
+        return (*fronts, *(member.manager for member in self.members))
 
     @property
     def manager(self) -> SessionManager:
@@ -142,8 +154,7 @@ class Assembly:
     request_hooks: Sequence[RequestHook]
     around: Callable[[Launcher], Launcher] | None = None
     """Puts something between the sessions at the endpoint and what is behind them."""
-    facts: Callable[[], dict[str, object]]
-    """What `/readyz` shows besides the counts."""
+    tracing: "Tracing | None" = None
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[Running]:
@@ -167,8 +178,14 @@ class Assembly:
             admission,
             shared_sessions=shares_sessions(self.settings),
             knows_users=self.fronts.knows_users,
-            hooks=self.hooks,
+            hooks=self._hooks(planned),
         )
+
+    def _hooks(self, planned: Planned) -> Sequence[Hook]:
+        if self.tracing is None:
+            return self.hooks
+        traced = self.tracing.hook(server=planned.name, provider=provider_of(planned.source))
+        return (traced, *self.hooks)
 
     async def _in_front(
         self, held: AsyncExitStack, routes: Sequence[Route], admission: Admission
@@ -186,7 +203,7 @@ class Assembly:
             servers=servers,
             routes=routes,
             members=members,
-            health=Health(front.manager, self.fronts.guard, self.facts, admission),
+            admission=admission,
         )
 
     # -- several servers as one --------------------------------------------------------------------
@@ -195,7 +212,7 @@ class Assembly:
         member = Member(route.name, route.names)
         member.manager = SessionManager(
             f"{route.name}/part",
-            PartLauncher(route.backends, member),
+            self._traced(PartLauncher(route.backends, member), serves=False),
             part_limits_from(route.settings),
             self.ground.ids,
             stateless=route.settings.mode is not Mode.SESSION,
@@ -243,8 +260,21 @@ class Assembly:
         if self.request_hooks:
             hooked = HookedLauncher(launcher, self.request_hooks)
             launcher = await held.enter_async_context(hooked)
+        launcher = self._traced(launcher)
         fronts = self.fronts.open(name, launcher, limits, circuit, admission)
         return await held.enter_async_context(fronts)
+
+    def _traced(self, launcher: Launcher, *, serves: bool = True) -> Launcher:
+        return launcher if self.tracing is None else self.tracing.launcher(launcher, serves=serves)
+
+
+def provider_of(source: Source) -> str:
+    """Return what kind of backend it is, as spans tell it."""
+    if isinstance(source, Template):
+        return "stdio"
+    if isinstance(source, Target):
+        return "http"
+    return source.kind if isinstance(source, Custom) else "memory"
 
 
 def place_of(route: Route, admission: Admission) -> Admission | None:

@@ -381,6 +381,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # What is written
     log_level: Annotated[LogLevel, Meta(description="The least that is written.")] = LogLevel.INFO
     log_json: Annotated[bool, Meta(description="Write one JSON object per log line.")] = False
+    tracing: Annotated[
+        Switch,
+        Meta(
+            description="Make OpenTelemetry spans of requests; what is to become of them, the "
+            "process has to be told (opentelemetry-instrument)."
+        ),
+    ] = Switch.OFF
 
     @property
     def cores_at_once(self) -> int:

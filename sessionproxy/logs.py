@@ -7,9 +7,13 @@ import json
 import logging
 from datetime import UTC, datetime
 
+from .core.context import current_exchange, current_session
+from .core.session import Session
+
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time (RFC 3339, UTC), level, logger, message."""
+    """One JSON object per line: time (RFC 3339, UTC), level, logger, message; and where it is about
+    a session, `session`, its label, and `server`, the name of what it is in front of."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -17,10 +21,23 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **_belonging(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def _belonging(record: logging.LogRecord) -> dict[str, object]:
+    """Return whose a line is: as whoever wrote it says; else the session of the request that it was
+    written for; else that of the task."""
+    said = {name: getattr(record, name, None) for name in ("session", "server")}
+    exchange = current_exchange.get()
+    holder = None if exchange is None else exchange.holder
+    found = holder.name if isinstance(holder, Session) else current_session.get()
+    if found is not None and said["session"] in (None, found.session):
+        return found._asdict()
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def set_up(*, level: str, as_json: bool) -> None:

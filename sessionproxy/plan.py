@@ -56,6 +56,11 @@ class Running(Starts, AbstractAsyncContextManager[object], Protocol):
 class Custom(Protocol):
     """Backends of some other kind."""
 
+    @property
+    def kind(self) -> str:
+        """Which, as traces tell it."""
+        ...
+
     def starts(self, hooks: Sequence[Hook], tally: Counter[str]) -> Running:
         """Return what launches them."""
         ...

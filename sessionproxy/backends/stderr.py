@@ -57,14 +57,16 @@ class StderrLog:
         shown, skipped = self._divide(chunk)
         for line in self._lines.feed(shown):
             cut = line.head if isinstance(line, Oversize) else line
-            logger.info("%s stderr: %s", self.label, cut[:MAX_LINE].decode(errors="replace"))
+            text = cut[:MAX_LINE].decode(errors="replace")
+            logger.info("%s stderr: %s", self.label, text, extra={"session": self.label})
         if skipped:
             self._skip(skipped)
         return self._pause(len(chunk), now)
 
     def _begin_second(self, now: float) -> None:
         if self._skipped:
-            logger.warning("%s: %d lines on stderr were not logged", self.label, self._skipped)
+            text = "%s: %d lines on stderr were not logged"
+            logger.warning(text, self.label, self._skipped, extra={"session": self.label})
         self._second, self._left, self._skipped = now, LINES_PER_SECOND, 0
 
     def _divide(self, chunk: bytes) -> tuple[bytes, bytes]:

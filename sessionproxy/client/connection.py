@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from ..app import tracing_from
 from ..assembly import Assembly, Running
 from ..config import OnLoss, Settings
 from ..core.background import Background
@@ -71,7 +72,7 @@ async def running(
             hooks=hooks,
             request_hooks=request_hooks,
             around=around,
-            facts=dict,
+            tracing=tracing_from(settings),
         )
         async with assembly.running() as found:
             yield found

@@ -42,6 +42,8 @@ _FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not
 class Components:
     """Those that were added, by kind and name. A `Custom` source of backends."""
 
+    kind = "components"
+
     def __init__(self) -> None:
         self.tools: dict[str, ProxyTool] = {}
         self.resources: dict[str, ProxyResource] = {}

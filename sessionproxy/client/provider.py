@@ -64,6 +64,8 @@ class ProxyProvider:
     changed. Calls need no list: a name that is in none is tried at the server.
     """
 
+    kind = "ProxyProvider"
+
     def __init__(self, client_factory: ClientFactory, *, cache_ttl: float = CACHE_TTL) -> None:
         """`client_factory`: a function, or a coroutine function, that returns the client to use; it
         is called for every request. `cache_ttl`: seconds; 0: nothing is kept."""

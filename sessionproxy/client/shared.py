@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 class ConnectedSource:
     """What a plan has of a connected client."""
 
+    kind = "ProxyClient"
+
     def __init__(self, client: "ProxyClient") -> None:
         self._client = client
 

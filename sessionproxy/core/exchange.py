@@ -64,6 +64,9 @@ class Holder(Protocol):
 NONE_YET: Final = -math.inf
 """The progress of an exchange that has told none."""
 
+NOT_BEGUN: Final = math.inf
+"""When an exchange began that has not been passed on, or is not a request of a client's."""
+
 SETTLED: Final = Context()
 """What an exchange that is settled has for a context: nothing belongs to it any more."""
 
@@ -73,6 +76,7 @@ class Exchange:
 
     __slots__ = (
         "backend_id",
+        "began_at",
         "client_id",
         "client_token",
         "context",
@@ -87,6 +91,7 @@ class Exchange:
         "share",
         "sink",
         "treatment",
+        "watchers",
     )
 
     def __init__(
@@ -113,6 +118,10 @@ class Exchange:
         self.origin = origin
         self.context: Context = copy_context() if context is None else context.copy()
         self.context.run(current_exchange.set, self)
+        # Set by the session.
+        self.began_at = NOT_BEGUN
+        """When it was passed on: seconds of `time.perf_counter`, for statistics alone. The event
+        loop's clock may be as coarse as a millisecond, and takes ten times as long to read."""
         # Set by the relay.
         self.backend_id = 0
         self.client_token: bytes | None = None
@@ -122,6 +131,8 @@ class Exchange:
         self.holder: Holder | None = None
         self.share: Holder | None = None
         """Of its session in a backend that serves several; told as the holder is."""
+        self.watchers: tuple[Holder, ...] = ()
+        """Who else is told, for having looked on."""
         self.outcome: Outcome | None = None
 
     def __repr__(self) -> str:
@@ -137,6 +148,8 @@ class Exchange:
             self.holder.returned(self)
         if self.share is not None:
             self.share.returned(self)
+        for watcher in self.watchers:
+            watcher.returned(self)
         self.sink.settled(self)
         # The context holds the exchange as its current one: without this, every result would stay
         # in memory until the cyclic collector comes by.

@@ -29,6 +29,8 @@ from .background import Background
 from .binding import CONVERSATION, SessionIds
 from .byowner import ByOwner
 from .circuit import Circuit
+from .context import current_session
+from .counts import Counts
 from .deadlines import CallLimit
 from .exchange import ClientPort, ReplySink
 from .memory import Loss, Opening
@@ -103,6 +105,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         nothing in them, so that one that gives its backend back loses nothing. `admission`: where
         several routes have their places in common. `pauses` and `timers`: what others use too, and
         somebody else runs. `circuit`: the route's, which others heed too."""
+        self.counts = Counts()
         self.route = route
         self.limits = limits
         self._launcher = launcher
@@ -193,11 +196,13 @@ class SessionManager(anyio.AsyncContextManagerMixin):
             shared=shared,
             stateless=self._stateless,
             call_limit=self._call_limit,
+            counts=self.counts,
             closing=self._finish_soon,
             lists_changed=self.lists_changed,
         )
         self.registry.add(session)
-        logger.info("session %s starts", session.label)
+        self.counts.opened += 1
+        logger.info("session %s starts", session.label, extra=session.name._asdict())
         self._spawn(session)
         return session
 
@@ -429,11 +434,15 @@ class SessionManager(anyio.AsyncContextManagerMixin):
     # -- running -----------------------------------------------------------------------------------
 
     def _spawn(self, session: Session) -> None:
+        self.counts.starts += 1
         context = self._background.callers_context()
+        context.run(current_session.set, session.name)
         self._background.start(self._begin, session, context=context)
 
     def _finish_soon(self, session: Session) -> None:
-        self._background.start(self._finish, session)
+        context = self._background.context()
+        context.run(current_session.set, session.name)
+        self._background.start(self._finish, session, context=context)
 
     async def _finish(self, session: Session) -> None:
         try:
@@ -454,6 +463,8 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         except Exception:
             logger.exception("%r failed", session)
         finally:
+            if start.failure is not None:
+                self.counts.start_failures[start.failure.reason] += 1
             if isinstance(start.failure, BackendStartFailed | Shortage):
                 logger.warning("session %s did not start: %s", session.label, start.failure)
             # A shortage is no fault of the route's.
@@ -466,9 +477,15 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         for sleeper in self.registry.moved(session):
             self.end(sleeper, EndReason.EVICTED)
         if session.state is SessionState.ASLEEP:
-            logger.info("session %s sleeps: %s", session.label, session.stop_reason)
+            if session.stop_reason is not None:
+                self.counts.stops[session.stop_reason] += 1
+            text, reason = "session %s sleeps: %s", session.stop_reason
+            logger.info(text, session.label, reason, extra=session.name._asdict())
         elif session.state is SessionState.CLOSED:
-            logger.info("session %s ended: %s", session.label, session.end_reason)
+            if session.end_reason is not None:
+                self.counts.ends[session.end_reason] += 1
+            text, reason = "session %s ended: %s", session.end_reason
+            logger.info(text, session.label, reason, extra=session.name._asdict())
             if session.shared and session.end_reason is not EndReason.WHOLE_ENDED:
                 self._remember(session)
 

@@ -210,7 +210,8 @@ class Relay:
         self._count("line_too_long")
         backend_id = wire.sniff_response_id(line.head, line.tail)
         exchange = None if backend_id is None else self._in_flight.pop(backend_id, None)
-        logger.warning("%s: a line of more than %d bytes was discarded", self._label, limit)
+        text = "%s: a line of more than %d bytes was discarded"
+        logger.warning(text, self._label, limit, extra=self._named)
         if exchange is not None:
             failure = ResultTooLarge(f"The result was larger than {limit} bytes and was discarded.")
             exchange.settle(Outcome(failure=failure))
@@ -398,7 +399,8 @@ class Relay:
             try:
                 run(hook, message)
             except Exception:  # a hook is not ours: it must not stop a message
-                logger.exception("%s: a hook failed on %s", self._label, message.method)
+                text = "%s: a hook failed on %s"
+                logger.exception(text, self._label, message.method, extra=self._named)
 
     def _garbage(self, line: bytes, error: ProxyError) -> None:
         """Drop a line that is no message; end a backend that writes hardly anything else."""
@@ -410,14 +412,19 @@ class Relay:
             text = (
                 "%s: dropped a line that is no message (%s): %.80r; %d more since the last one told"
             )
-            logger.warning(text, self._label, error, line[:80], count - 1)
+            logger.warning(text, self._label, error, line[:80], count - 1, extra=self._named)
         if self._rubbish.too_many() and not self._killed_for:
             self._kill(f"wrote more than {MAX_LINES:,} lines that are no messages in {WINDOW:g} s")
 
     def _kill(self, why: str) -> None:
-        logger.warning("%s: the backend is killed: it %s", self._label, why)
+        text = "%s: the backend is killed: it %s"
+        logger.warning(text, self._label, why, extra=self._named)
         self._killed_for = f"killed, since it {why}"
         self._transport.kill()
+
+    @property
+    def _named(self) -> dict[str, object]:
+        return {"session": self._label}
 
     def _count(self, name: str) -> None:
         self._tally[name] += 1

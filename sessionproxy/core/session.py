@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context
+from time import perf_counter
 from typing import Final, TypeVar
 
 import anyio
@@ -33,8 +34,10 @@ from ..wire import Bytes, Remembers
 from .admission import Admission
 from .asks import Asks
 from .binding import label_of
+from .context import SessionName
+from .counts import Counts
 from .deadlines import CALL_LIMIT, CallLimit
-from .exchange import Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
+from .exchange import NOT_BEGUN, Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
 from .memory import Loss, Memory, Opening
 from .pauses import Pauses
@@ -60,6 +63,7 @@ class Session:
         "_call_limit",
         "_closing",
         "_context",
+        "_counts",
         "_ended",
         "_held",
         "_leases",
@@ -102,6 +106,7 @@ class Session:
         shared: bool = False,
         stateless: bool = False,
         call_limit: CallLimit | None = None,
+        counts: Counts | None = None,
         closing: Callable[["Session"], None],
         lists_changed: Callable[[str], None] = lambda method: None,
     ) -> None:
@@ -112,7 +117,7 @@ class Session:
         session that was ready is to be finished: it must see to it that `finish` is run. `shared`:
         several clients may have a share in it. `stateless`: it builds up nothing in its backend
         that ends with its hold on it. `lists_changed` is told the method when the backend says that
-        a list has changed.
+        a list has changed. `counts`: the route's.
         """
         # Fixed for life.
         self.identity = identity
@@ -122,6 +127,7 @@ class Session:
         self.keeps_id = keeps_id
         self.opened_at = anyio.current_time()
         self._call_limit = call_limit
+        self._counts = Counts() if counts is None else counts
         self._closing = closing
         self._lists_changed = lists_changed
         self.shared = shared
@@ -157,6 +163,10 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.label} {self.state.value} leases={self._leases}>"
+
+    @property
+    def name(self) -> SessionName:
+        return SessionName(self.label, self.identity.route)
 
     # -- its life --------------------------------------------------------------------------------
 
@@ -377,6 +387,7 @@ class Session:
             return
         self._leases += 1
         exchange.holder = self
+        exchange.began_at = perf_counter()
         self.client.heard()
         self._asks.absent_since = None
         if self._call_limit is not None:
@@ -410,6 +421,8 @@ class Session:
             if exchange.treatment.remembers is not None and outcome.result is not None:
                 self.memory.note(exchange.treatment.remembers, exchange.params, exchange.origin)
         self._give_back()
+        if outcome is not None and exchange.began_at is not NOT_BEGUN:
+            self._counts.over(exchange.method, outcome, perf_counter() - exchange.began_at)
 
     def _move_asks(self, sink: ReplySink) -> None:
         """Nothing more goes out on `sink`, unless another request of a batch is still open: what
@@ -486,6 +499,7 @@ class Session:
     def ask(self, ask: Ask, exchange: Exchange | None) -> None:
         if self.state not in (SessionState.STARTING, SessionState.READY):
             return  # its backend is being stopped, and waits for no answer
+        self._counts.asked(ask.method)
         self._asks.send(ask, self._sink(exchange))
 
     def withdraw(self, ask: Ask, params: Bytes | None) -> None:

@@ -116,7 +116,7 @@ class Crowd:
     def __init__(self, limit: int | None, tally: Counter[str]) -> None:
         """`limit`: None for no limit."""
         self.limit = limit
-        self._tally = tally
+        self.tally = tally
         self._told_at = -TOLD_AGAIN
 
     def over(self, count: int, newest: asyncio.Transport) -> float:
@@ -127,7 +127,7 @@ class Crowd:
         return 0 if self.limit is None else max(0, count - self.limit)
 
     def refused(self, now: float) -> None:
-        self._tally["connections"] += 1
+        self.tally["connections"] += 1
         if now - self._told_at >= TOLD_AGAIN:
             self._told_at = now
             logger.warning("too many connections; the newest are refused")
@@ -292,6 +292,7 @@ class BoundedHttp(HttpToolsProtocol):
     def refuse(self, error: ProxyError) -> None:
         """Answer what will not be read any further, and close once the client can have seen it."""
         logger.info("refused: %s (%s)", error.reason, error)
+        self.crowd.tally[error.reason] += 1
         silent = self._has_no_room()
         self._refused = True
         self._hang_up()

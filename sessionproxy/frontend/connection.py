@@ -23,6 +23,7 @@ _SSE: Final = (
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
 )
+_FRESH: Final = (b"cache-control", b"no-store")
 _COMMENT: Final = b": \n\n"
 
 
@@ -145,7 +146,10 @@ class Connection:
         await self.whole(status, b"", headers)
 
     async def page(self, status: int, body: bytes) -> None:
-        await self.whole(status, body, (_JSON, (b"cache-control", b"no-store")))
+        await self.whole(status, body, (_JSON, _FRESH))
+
+    async def text(self, content_type: bytes, body: bytes) -> None:
+        await self.whole(200, body, ((b"content-type", content_type), _FRESH))
 
     async def problem(self, problem: HttpProblem) -> None:
         await self.whole(problem.status, problem.body, (_JSON, *problem.headers))

@@ -35,8 +35,6 @@ from .headers import (
 from .modern import Modern
 from .serving import Serving
 
-logger = logging.getLogger(__name__)
-
 
 class Endpoint:
     """One route, one path, all methods."""
@@ -93,7 +91,7 @@ class Endpoint:
         except ProxyError as error:
             # A modern client asks first, and goes on with `initialize`: nothing is wrong.
             level = logging.DEBUG if isinstance(error, UnsupportedVersion) else logging.INFO
-            logger.log(level, "refused: %s (%s)", error.reason, error)
+            self._serving.refused(error, level)
             await connection.problem(problems.http_problem(error))
         finally:
             connection.unwatch()

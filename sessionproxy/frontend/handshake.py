@@ -229,7 +229,7 @@ class Handshake:
         try:
             await self.answer(reply, session, connection)
         except ProxyError as error:
-            logger.info("refused: %s (%s)", error.reason, error)
+            self._serving.refused(error)
             await connection.problem(problems.http_problem(error))
         finally:
             connection.unwatch()

@@ -1,9 +1,10 @@
-"""`/healthz` and `/readyz`: whether the process answers, and whether it takes new sessions.
+"""`/healthz`, `/readyz` and `/metrics`: whether the process answers, whether it takes new sessions,
+and its numbers.
 
 No ids and no owners here: anybody may ask. Neighbours: `assembly` puts it beside the endpoint.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 import msgspec
@@ -18,7 +19,7 @@ from .connection import Connection
 
 
 class Health:
-    """Two pages of JSON. `facts` are added to `/readyz` as they are when it is asked."""
+    """Pages for whoever watches the proxy."""
 
     def __init__(
         self,
@@ -26,12 +27,15 @@ class Health:
         guard: Guard,
         facts: Callable[[], dict[str, object]],
         admission: Admission,
+        metrics: Callable[[], Awaitable[tuple[bytes, bytes]]],
     ) -> None:
-        """`manager`: of the endpoint. `admission`: of all backends."""
+        """`manager`: of the endpoint. `admission`: of all backends. `facts` are added to `/readyz`
+        as they are when it is asked. `metrics` returns the type and the text of `/metrics`."""
         self._manager = manager
         self._admission = admission
         self._guard = guard
         self._facts = facts
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = Connection(receive, send)
@@ -39,6 +43,9 @@ class Health:
             self._guard.check(read_headers(scope))
             if scope["method"] not in ("GET", "HEAD"):
                 raise MethodNotAllowed("only GET and HEAD")
+            if scope["path"].endswith("/metrics"):
+                await connection.text(*await self._metrics())
+                return
             status, body = self._page(scope["path"])
             await connection.page(status, msgspec.json.encode(body))
         except ProxyError as error:

@@ -7,7 +7,6 @@ up has cancelled. Neighbours: `frontend.endpoint` decides the era; `eras` transl
 backend is of the other one.
 """
 
-import logging
 from contextvars import Context
 from typing import Final
 
@@ -54,8 +53,6 @@ from .modern_shortcut import ModernShortcut
 from .reply import ModernReply, Reply
 from .serving import Serving
 from .shortcut import vouch
-
-logger = logging.getLogger(__name__)
 
 GONE: Final = frozenset(
     {
@@ -121,7 +118,7 @@ class Modern:
         try:
             await self._request(headers, pairs, path_key, message, connection)
         except ProxyError as error:
-            logger.info("refused: %s (%s)", error.reason, error)
+            self._serving.refused(error)
             expose = self._serving.expose_stderr
             problem = problems.modern_problem(error, request_id, expose_stderr=expose)
             await connection.problem(problem)
@@ -235,7 +232,7 @@ class Modern:
         try:
             await self._answer(reply, connection)
         except ProxyError as error:
-            logger.info("refused: %s (%s)", error.reason, error)
+            self._serving.refused(error)
             await connection.problem(problems.http_problem(error))
         finally:
             connection.unwatch()

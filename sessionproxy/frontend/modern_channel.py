@@ -5,7 +5,6 @@ of them belong to one conversation: the process is this client's. Neighbours: `f
 in messages; `frontend.modern` does the same for HTTP.
 """
 
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
@@ -38,8 +37,6 @@ from .loss import begin_or_tell
 from .modern import GONE, Modern, RoundReader
 from .notes import Note, about
 from .serving import Serving
-
-logger = logging.getLogger(__name__)
 
 KEY: Final = CONVERSATION
 """Of the one conversation: the default one of the owner's, who has this process alone."""
@@ -162,7 +159,7 @@ class ModernChannel:
             self._refuse(request, error)
 
     def _refuse(self, request: _Request, error: ProxyError) -> None:
-        logger.info("refused: %s (%s)", error.reason, error)
+        self._serving.refused(error)
         if not request.cancelled:
             expose = self._serving.expose_stderr
             self._channel.refuse(request.id, error, expose_stderr=expose)

@@ -7,7 +7,6 @@ the stream closes, the session ends, and its backend with it: there is no way ba
 `frontend.handshake_channel` takes the messages.
 """
 
-import logging
 from typing import Final
 from urllib.parse import parse_qs, quote
 
@@ -36,8 +35,6 @@ from .keys import KeyFinder
 from .modern import Modern
 from .outbox import Outbox
 from .serving import Serving
-
-logger = logging.getLogger(__name__)
 
 STREAM: Final = "/sse"
 MESSAGES: Final = "/messages"
@@ -92,7 +89,7 @@ class LegacySse:
             if await self._lets_in(scope, headers, connection, "GET"):
                 await self._stream(scope, headers, connection)
         except ProxyError as error:
-            await _refuse(error, connection)
+            await self._refuse(error, connection)
         finally:
             connection.unwatch()
 
@@ -104,7 +101,7 @@ class LegacySse:
             if await self._lets_in(scope, headers, connection, "POST"):
                 await self._post(scope, headers, receive, connection)
         except ProxyError as error:
-            await _refuse(error, connection)
+            await self._refuse(error, connection)
         finally:
             connection.unwatch()
 
@@ -184,6 +181,10 @@ class LegacySse:
             raise SessionNotFound("no such stream is open")
         return found[0]
 
+    async def _refuse(self, error: ProxyError, connection: Connection) -> None:
+        self._serving.refused(error)
+        await connection.problem(problems.http_problem(error))
+
 
 def _key(scope: Scope) -> str:
     query: bytes = scope.get("query_string", b"")
@@ -195,8 +196,3 @@ def _key(scope: Scope) -> str:
 
 def _event(message: bytes) -> bytes:
     return b"event: message\ndata: %b\n\n" % message
-
-
-async def _refuse(error: ProxyError, connection: Connection) -> None:
-    logger.info("refused: %s (%s)", error.reason, error)
-    await connection.problem(problems.http_problem(error))

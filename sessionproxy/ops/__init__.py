@@ -1,5 +1,10 @@
-"""Metrics, tracing, admin API and dashboard to come; for now the watchdog over the event loop."""
+"""What the operator sees: metrics, traces, and the watchdog over the event loop.
 
+`ops.tracing` is imported by whoever wants traces, since it needs OpenTelemetry. Admin API and
+dashboard are to come.
+"""
+
+from .scrape import Numbers, Page, Scrape
 from .watchdog import Watchdog
 
-__all__ = ["Watchdog"]
+__all__ = ["Numbers", "Page", "Scrape", "Watchdog"]

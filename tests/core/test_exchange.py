@@ -40,6 +40,23 @@ def test_its_lease_is_returned_once_and_before_the_client_is_told() -> None:
     assert holder.returns == [(exchange, 0)]
 
 
+def test_who_watches_it_is_told_once_in_its_context_and_before_the_client() -> None:
+    """What it makes of the outcome, a span for instance, belongs to the request."""
+    sink, seen = FakeSink(), list[object]()
+
+    class Watcher(FakeHolder):
+        def returned(self, exchange: Exchange) -> None:
+            super().returned(exchange)
+            seen.append((exchange.outcome, exchange.context.run(current_exchange.get)))
+
+    exchange = Exchange("tools/call", None, client_id=b"1", sink=sink)
+    exchange.watchers = one, other = Watcher(sink), Watcher(sink)
+    exchange.settle(Outcome(result=b"1"))
+    exchange.settle(Outcome(result=b"2"))
+    assert one.returns == other.returns == [(exchange, 0)]
+    assert seen == [(Outcome(result=b"1"), exchange)] * 2
+
+
 def test_it_keeps_the_context_it_arrived_in() -> None:
     """DESIGN 2 and 8."""
     USER.set("alice")
