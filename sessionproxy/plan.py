@@ -4,7 +4,6 @@ Neighbours: `app` builds the proxy from it.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -29,7 +28,6 @@ from .config import (
     flag_of,
     settings_from,
 )
-from .core.exchange import Hook
 from .core.manager import Limits
 from .core.ports import Launcher
 from .core.reaper import Ages
@@ -61,7 +59,7 @@ class Custom(Protocol):
         """Which, as traces tell it."""
         ...
 
-    def starts(self, hooks: Sequence[Hook], tally: Counter[str]) -> Running:
+    def starts(self) -> Running:
         """Return what launches them."""
         ...
 

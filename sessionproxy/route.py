@@ -21,6 +21,7 @@ from .backends import (
 )
 from .backends.fresh import FreshLauncher
 from .backends.names import Names
+from .backends.observed import ObservedLauncher
 from .backends.renamed import RenamingLauncher
 from .config import Mode
 from .core.admission import Admission
@@ -83,7 +84,9 @@ class Route(anyio.AsyncContextManagerMixin):
         )
         patience = self.settings.start_timeout
         self._fresh = FreshLauncher(self.eras, admission, start_timeout=patience)
-        plain = self._fresh if mode is Mode.REQUEST else self.eras
+        plain: Launcher = self._fresh if mode is Mode.REQUEST else self.eras
+        if hooks and isinstance(planned.source, Custom):
+            plain = ObservedLauncher(plain, hooks)
         self.backends = planned.around(plain)
         """Launches what a session has."""
         self._is_around = self.backends is not plain
@@ -135,7 +138,7 @@ class Route(anyio.AsyncContextManagerMixin):
             pool = self.pool = Pool(launcher, settings.warm)
             return launcher, pool
         if isinstance(source, Custom):
-            made = source.starts(self._hooks, ground.tally)
+            made = source.starts()
             return made, made
         memory = MemoryLauncher(
             source,

@@ -5,8 +5,7 @@ has; `client.proxy` adds them.
 """
 
 import logging
-from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any, Final, Self, TypeVar
@@ -19,7 +18,7 @@ from pydantic import BaseModel
 
 from .. import wire
 from ..core.background import Background, Work
-from ..core.exchange import Exchange, Hook, Outcome
+from ..core.exchange import Exchange, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Upstream
 from ..core.reach import REACH, Reach, Scope
@@ -66,7 +65,7 @@ class Components:
         else:
             raise TypeError(f"{type(component).__name__} is no component of a proxy")
 
-    def starts(self, hooks: Sequence[Hook], tally: Counter[str]) -> "LocalLauncher":
+    def starts(self) -> "LocalLauncher":
         return LocalLauncher(self)
 
     # -- what a session asks -----------------------------------------------------------------------

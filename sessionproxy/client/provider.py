@@ -6,7 +6,6 @@ it provides; `plan` has it as a source of backends.
 """
 
 import logging
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
@@ -18,7 +17,7 @@ from cachetools import TTLCache
 from ..config import Settings
 from ..core.background import Background, Work
 from ..core.between import Between, instead_of
-from ..core.exchange import Exchange, Hook, Outcome
+from ..core.exchange import Exchange, Outcome
 from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Upstream
@@ -166,7 +165,7 @@ class ProxyProvider:
     def planned(self, settings: Settings) -> Sequence[Planned]:
         return [Planned(name=ONLY, source=self, settings=settings)]
 
-    def starts(self, hooks: Sequence[Hook], tally: Counter[str]) -> "ProviderLauncher":
+    def starts(self) -> "ProviderLauncher":
         return ProviderLauncher(self)
 
 

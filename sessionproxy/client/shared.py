@@ -4,11 +4,8 @@ Neighbours: `client.client` is such a client; `client.relayed` has the parts.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..core.exchange import Hook
 from .relayed import PartyLauncher
 
 if TYPE_CHECKING:
@@ -25,7 +22,7 @@ class ConnectedSource:
     def __init__(self, client: "ProxyClient") -> None:
         self._client = client
 
-    def starts(self, hooks: Sequence[Hook], tally: Counter[str]) -> PartyLauncher:
+    def starts(self) -> PartyLauncher:
         logger.warning(
             "all sessions share the one session of %r: what one of them does there, all see",
             self._client,

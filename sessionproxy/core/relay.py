@@ -11,7 +11,6 @@ Neighbours: `backends` compose it with their transport; `core.session` is its up
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Reversible, Sequence
-from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -28,9 +27,10 @@ from ..errors import (
     ResultTooLarge,
 )
 from ..wire import Bytes, Kind, Message
-from .exchange import SETTLED, Ask, Exchange, Forwarded, Hook, Outcome
+from .exchange import Ask, Exchange, Forwarded, Hook, Outcome
 from .garbage import MAX_LINES, WINDOW, Garbage
 from .ports import Switchboard, Upstream
+from .shown import Shown
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +88,9 @@ class Relay:
         self._upstream = upstream
         self._switchboard = upstream if isinstance(upstream, Switchboard) else None
         self._hooks = tuple(hooks)
+        self._shown = Shown(self._hooks, label)
         self._tally = tally if tally is not None else Counter[str]()
         self._label = label
-        self._context = Context()
         # Changes with every message.
         self._last_id = 0
         self._in_flight: dict[int, Exchange] = {}
@@ -117,7 +117,7 @@ class Relay:
                 exchange.settle(Outcome(failure=error.with_traceback(None)))
                 return
         if self._hooks:
-            self._show(Forwarded(True, "request", exchange.method, exchange.params, exchange))
+            self._shown.show(Forwarded(True, "request", exchange.method, exchange.params, exchange))
         self._in_flight[backend_id] = exchange
         try:
             message = wire.encode_request(b"%d" % backend_id, exchange.method, params)
@@ -137,7 +137,7 @@ class Relay:
 
     def notify(self, method: str, params: Bytes | None) -> None:
         if self._hooks:
-            self._show(Forwarded(True, "notification", method, params, None))
+            self._shown.show(Forwarded(True, "notification", method, params, None))
         self._send(wire.encode_notification(method, params), Kind.NOTIFICATION)
 
     def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
@@ -163,7 +163,7 @@ class Relay:
             shown = Forwarded.answer(
                 to_backend=True, method=ask.method, outcome=outcome, of=exchange
             )
-            self._show(shown)
+            self._shown.show(shown)
 
     def _respond(self, message: bytes) -> None:
         self._send(message, Kind.RESPONSE)
@@ -239,7 +239,7 @@ class Relay:
             shown = Forwarded.answer(
                 to_backend=False, method=exchange.method, outcome=outcome, of=exchange
             )
-            self._show(shown)
+            self._shown.show(shown)
         exchange.settle(outcome)
 
     def _keep_task_token(self, token: int, client_token: bytes) -> None:
@@ -270,7 +270,7 @@ class Relay:
             return
         self._asks[key] = ask
         if self._hooks:
-            self._show(Forwarded(False, "request", method, params, exchange))
+            self._shown.show(Forwarded(False, "request", method, params, exchange))
         self._upstream.ask(ask, exchange)
 
     def _notified(self, message: Message, line: bytes, via: Exchange | None) -> None:
@@ -284,7 +284,7 @@ class Relay:
             return
         exchange = self._whose(via, method, self._likely_exchange)
         if self._hooks:
-            self._show(Forwarded(False, "notification", method, params, exchange))
+            self._shown.show(Forwarded(False, "notification", method, params, exchange))
         self._upstream.notification(method, params, line, exchange)
 
     def _progressed(self, params: Bytes | None) -> None:
@@ -304,7 +304,7 @@ class Relay:
         body = wire.rebuilt({**fields, "progressToken": client_token})
         method = "notifications/progress"
         if self._hooks:
-            self._show(Forwarded(False, "notification", method, body, exchange))
+            self._shown.show(Forwarded(False, "notification", method, body, exchange))
         self._upstream.notification(method, body, wire.encode_notification(method, body), exchange)
 
     def _withdrawn(self, params: Bytes | None) -> None:
@@ -382,25 +382,6 @@ class Relay:
         self._upstream.ended(how)
 
     # -- what is seen and counted ----------------------------------------------------------------
-
-    def _show(self, message: Forwarded) -> None:
-        """Run the hooks in the context of the exchange that the message belongs to.
-
-        A client's notification is passed on within its own request. One that is settled has no
-        context any more; then it is this backend's, which no other session has.
-        """
-        if message.exchange is not None and message.exchange.context is not SETTLED:
-            run = message.exchange.context.run
-        elif message.to_backend and message.kind == "notification":
-            run = copy_context().run
-        else:
-            run = self._context.run
-        for hook in self._hooks:
-            try:
-                run(hook, message)
-            except Exception:  # a hook is not ours: it must not stop a message
-                text = "%s: a hook failed on %s"
-                logger.exception(text, self._label, message.method, extra=self._named)
 
     def _garbage(self, line: bytes, error: ProxyError) -> None:
         """Drop a line that is no message; end a backend that writes hardly anything else."""
