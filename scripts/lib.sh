@@ -69,14 +69,15 @@ lock_setup() {
 
 unlock_setup() { exec 9>&-; }
 
-# .venv has the project, and with EXTRA (test, or empty) what that extra names.
-# One that has the extra serves whoever does not ask for it too.
+# .venv has the project, and with EXTRA (test, docs or empty) what that extra names.
+# One that has more serves whoever asks for less too: test has all that docs names.
 ensure_project() { # EXTRA
   local extra=$1 directory=$root/.venv sum status=0
   sum=$(cksum <"$root/pyproject.toml")
   project_is_ready() {
     [ -x "$directory/bin/python" ] &&
-      { has_stamp "$directory" "test $sum" || { [ -z "$extra" ] && has_stamp "$directory" " $sum"; }; }
+      { has_stamp "$directory" "test $sum" || has_stamp "$directory" "$extra $sum" ||
+        { [ -z "$extra" ] && has_stamp "$directory" "docs $sum"; }; }
   }
   project_is_ready && return 0
   lock_setup
