@@ -5,6 +5,7 @@ for others, `client.connection` for this process.
 """
 
 import logging
+import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -324,7 +325,13 @@ class Proxy(Calls):
             )
             return
         own = self._listening(transport, host, port, path)
-        serve(own, self.plan(), hooks=self._observers, request_hooks=self._hooks)
+        serve(
+            own,
+            self.plan(),
+            hooks=self._observers,
+            request_hooks=self._hooks,
+            on_ready=lambda app, url: self._say_where(url),
+        )
 
     async def run_async(
         self,
@@ -333,11 +340,11 @@ class Proxy(Calls):
         host: str | None = None,
         port: int | None = None,
         path: str | None = None,
-        on_ready: Callable[[str], None] = lambda url: None,
+        on_ready: Callable[[str], None] | None = None,
     ) -> None:
         """As `run`, in an event loop that runs already; it ends by being cancelled, too.
 
-        `on_ready` is told the endpoint's URL once it listens.
+        `on_ready` is told the endpoint's URL once it listens; without it, it is written to stderr.
         """
         if transport == "stdio":
             await serve_stdio_async(
@@ -350,8 +357,12 @@ class Proxy(Calls):
             self.plan(),
             hooks=self._observers,
             request_hooks=self._hooks,
-            on_ready=lambda app, url: on_ready(url),
+            on_ready=lambda app, url: (on_ready or self._say_where)(url),
         )
+
+    def _say_where(self, url: str) -> None:
+        sys.stderr.write(f"{self.name}: {url}\n")
+        sys.stderr.flush()
 
     def _listening(
         self, transport: Transport, host: str | None, port: int | None, path: str | None
