@@ -14,6 +14,16 @@ class ProxyError(Exception):
     reason: ClassVar[str]
     """Metric label, log field and `kind` of a fault, lower_snake. Part of the public surface."""
 
+    server: str = ""
+    """Of several servers, the one that it was."""
+
+    def __str__(self) -> str:
+        return self.of_server(super().__str__())
+
+    def of_server(self, text: str) -> str:
+        """Return a text about this failure that names the server, where there are several."""
+        return f"Server {self.server!r}: {text}" if self.server else text
+
     def fresh(self) -> Self:
         """Return the same failure, never raised: one that is kept, and raised for everybody who
         asks, would keep all their frames alive in its traceback."""

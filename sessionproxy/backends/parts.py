@@ -237,7 +237,7 @@ class Part:
     def _named(self, error: ProxyError) -> ProxyError:
         """Return a failure that says whose it is."""
         named = error.fresh()
-        named.args = (f"Server {self.name!r}: {error}",)
+        named.server = self.name
         return named
 
     # -- what was lost -----------------------------------------------------------------------------

@@ -167,7 +167,10 @@ def _versions(error: errors.UnsupportedVersion) -> dict[str, object]:
 def _said(error: ProxyError) -> str:
     if isinstance(error, errors.UnsupportedVersion):
         return "Unsupported protocol version"
-    return _SAID.get(type(error)) or str(error) or error.reason.replace("_", " ")
+    said = _SAID.get(type(error))
+    if said is not None:
+        return error.of_server(said)
+    return str(error) or error.reason.replace("_", " ")
 
 
 def modern_only(message: wire.Message) -> bytes:
