@@ -194,9 +194,7 @@ class Proxy(Calls):
         """The server with the proxy's own components: the SDK's, run in this process for each
         session. What it has wins over what others have under the same name."""
         if self._local is None:
-            from mcp.server.mcpserver import MCPServer
-
-            self._local = MCPServer(self.name)
+            self._local = _quietly_made(self.name)
         return self._local
 
     @overload
@@ -470,6 +468,19 @@ class Proxy(Calls):
     def _factory(self) -> ClientFactory:
         """A proxy is used as a client is: entered, and called."""
         return cast("ClientFactory", lambda: self)
+
+
+def _quietly_made(name: str) -> "MCPServer[Any]":
+    """Return a server of the SDK, which sets the program's log up where nobody has: that is not for
+    a library to do, and it does not where there is any handler."""
+    from mcp.server.mcpserver import MCPServer
+
+    root, some = logging.getLogger(), logging.NullHandler()
+    root.addHandler(some)
+    try:
+        return MCPServer(name)
+    finally:
+        root.removeHandler(some)
 
 
 def _both(inner: Callable[[Any], Any], outer: Callable[[Any], Any]) -> Callable[[Any], Any]:
