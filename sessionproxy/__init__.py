@@ -6,7 +6,14 @@ from .app import ProxyApp, http_app
 from .config import ConfigError
 from .core.context import current_exchange
 from .core.exchange import Exchange, Forwarded, Hook
-from .core.hooks import CallNext, Request, RequestFailed, RequestHook, Result
+from .core.hooks import (
+    CallNext,
+    Request,
+    RequestFailed,
+    RequestHook,
+    Result,
+    current_request,
+)
 from .errors import ProxyError
 from .servers import Configuration, Rules, Server, read_configuration
 from .version import VERSION
@@ -62,6 +69,7 @@ __all__ = [
     "StatefulProxyClient",
     "create_proxy",
     "current_exchange",
+    "current_request",
     "default_proxy_elicitation_handler",
     "default_proxy_log_handler",
     "default_proxy_progress_handler",

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from .assembly import Assembly, Running
+from .backends.containment.ports import Containment
 from .config import (
     Affinity,
     ConfigError,
@@ -47,7 +48,7 @@ from .version import VERSION
 if TYPE_CHECKING:
     from .ops.tracing import Tracing
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 SERVERS: Final = "/servers/"
 """Below this, beside the endpoint, each server has an endpoint of its own: `NAME/mcp`."""
@@ -98,10 +99,10 @@ class ProxyApp:
             hosts=settings.allow_host,
             origins=settings.allow_origin,
         )
-        self.containment = containment_from(settings, own_process=own_process)
+        self.containment: Containment = containment_from(settings, own_process=own_process)
         self.tally: Counter[str] = Counter()
         """What was dropped or refused below the level of a request, by name."""
-        self.watchdog = Watchdog()
+        self.watchdog: Watchdog = Watchdog()
         """Run by our own server alone: in others the event loop is not ours."""
         self._refusals: Counter[str] = Counter()
         self._tracing = tracing_from(settings)

@@ -209,7 +209,7 @@ class Assembly:
     # -- several servers as one --------------------------------------------------------------------
 
     async def _member(self, held: AsyncExitStack, route: Route, admission: Admission) -> Member:
-        member = Member(route.name, route.names)
+        member = Member(route.name, route.names, instead=route.instead)
         member.manager = SessionManager(
             f"{route.name}/part",
             self._traced(PartLauncher(route.backends, member), serves=False),

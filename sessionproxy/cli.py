@@ -63,13 +63,18 @@ NOT_STDIO: Final = frozenset(
 Commanded: TypeAlias = "tuple[str, ...] | Configuration"
 """What a command line names: a command, the demo server where it is empty; or several servers."""
 
+COMMAND_HELP: Final = (
+    "What starts one backend: a stdio MCP server. Left out: the demo server. A URL is read as "
+    "--url, the name of a .json or .toml file as --config."
+)
+
 STDIO_DEFAULTS: Final[Mapping[str, object]] = {"idle": 0.0}
 """The one client ends its backend when it ends; to stop it earlier would lose state for nothing."""
 
 UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 """What typer raises for wrong use: its copy of click, or click itself, has the class."""
 
-app = typer.Typer(
+app: Final = typer.Typer(
     name="sessionproxy",
     help="Puts stateful MCP servers behind HTTP for many users.",
     rich_markup_mode="rich",
@@ -85,11 +90,11 @@ EXAMPLES: Final = """
   At most ten, two of them started in advance, each in a directory of its own:
   sessionproxy run --max-sessions 10 --warm 2 --cwd {session.dir} -- my-server --stdio
 
-  Several servers, each under its name:
-  sessionproxy run --config servers.json
+  Several servers, each under its name (or: --config servers.json):
+  sessionproxy run servers.json
 
-  A server elsewhere, with a credential of ours:
-  sessionproxy run --url https://mcp.example.com/mcp --header "Authorization=Bearer ..."
+  A server elsewhere, with a credential of ours (or: --url https://...):
+  sessionproxy run --header "Authorization=Bearer ..." https://mcp.example.com/mcp
 
   Something to try, without installing anything:
   sessionproxy run
@@ -178,7 +183,7 @@ def _with_settings(
     # What follows COMMAND is its own: `run npx -y ...` works without `--` too.
     context_settings={"allow_interspersed_args": False},
 )
-@_with_settings("What starts one backend: a stdio MCP server. Left out: the demo server.")
+@_with_settings(COMMAND_HELP)
 def run(context: typer.Context, command: Sequence[str] | None = None, **values: object) -> None:
     """Serve an MCP server over HTTP: a backend of its own for every session.
 
@@ -206,12 +211,25 @@ def _asked_for(
 ) -> tuple[Settings, Commanded]:
     """Return the settings, and what is to be fronted."""
     argv = tuple(command or ())
-    settings, configuration = told(_given(context, _read(context, values)), defaults=defaults)
+    given = _given(context, _read(context, values))
+    meant = _meant_by(argv)
+    if meant is not None and meant not in given:
+        given, argv = {**given, meant: argv[0]}, ()
+    settings, configuration = told(given, defaults=defaults)
     if configuration is None:
         return settings, argv
     if argv:
         raise ConfigError("--config: there is a COMMAND too; give one of them")
     return settings, configuration
+
+
+def _meant_by(argv: Sequence[str]) -> str | None:
+    """Return the setting that a COMMAND stands for which is none: a URL, or a configuration."""
+    if len(argv) != 1:
+        return None
+    if argv[0].lower().startswith(("http://", "https://")):
+        return "url"
+    return "config" if argv[0].endswith((".json", ".toml")) else None
 
 
 STDIO_EXAMPLES: Final = """
@@ -224,7 +242,7 @@ STDIO_EXAMPLES: Final = """
 
 @app.command("stdio", epilog=STDIO_EXAMPLES, context_settings={"allow_interspersed_args": False})
 @_with_settings(
-    "What starts the backend: a stdio MCP server. Left out: the demo server.",
+    COMMAND_HELP,
     without=NOT_STDIO,
     defaults=STDIO_DEFAULTS,
 )

@@ -410,6 +410,10 @@ LINES: Final = frozenset({"header"})
 """Those of them whose values may have spaces: separated by line ends in the environment."""
 
 
+IN_PYTHON: Final = "{}"
+"""How a setting is called where it is an argument of a function."""
+
+
 def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Settings:
     """Return the settings with these values; the rest are defaults.
 
@@ -424,7 +428,9 @@ def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Setti
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$.")
-        setting = path.rstrip("`").split("[")[0].replace("_", "-")
+        setting = path.rstrip("`").split("[")[0]
+        if named != IN_PYTHON:
+            setting = setting.replace("_", "-")
         raise ConfigError(f"{named.format(setting)}: {_plain(text)}") from None
 
 

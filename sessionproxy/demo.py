@@ -123,7 +123,7 @@ class Notebook:
                 raise ValueError(f"{type(tree).__name__} is not arithmetic of this notebook")
 
 
-notebook = Notebook()
+notebook: Notebook = Notebook()
 
 
 async def serve_handshake(
@@ -153,7 +153,7 @@ async def serve_handshake(
     return {}
 
 
-server = MCPServer(
+server: MCPServer[Any] = MCPServer(
     "sessionproxy-demo",
     title="Notebook calculator",
     version="1.0",

@@ -318,7 +318,7 @@ class BackendStartFailed(_Ended):
     """It could not be launched, or did not answer `initialize` in time."""
 
     reason = "backend_start_failed"
-    executed = False
+    executed: bool | None = False
     counted = False
     """It does not count for the route: somebody else who waited for the same start was given it
     too, or it was one caller's fault."""
@@ -328,7 +328,7 @@ class InitializeRefused(BackendError):
     """It answered `initialize` with a JSON-RPC error, which goes to the client as it is."""
 
     reason = "initialize_refused"
-    executed = False
+    executed: bool | None = False
 
     def __init__(self, message: str, error: bytes) -> None:
         super().__init__(message)
@@ -351,7 +351,7 @@ class BackendBusy(BackendError):
     """It does not read its input, and the buffer in front of it is full."""
 
     reason = "backend_busy"
-    executed = False
+    executed: bool | None = False
 
 
 class ResultTooLarge(BackendError):
@@ -364,14 +364,14 @@ class BackendUnreachable(BackendError):
     """No connection to it could be made, so it has not even seen the request."""
 
     reason = "backend_unreachable"
-    executed = False
+    executed: bool | None = False
 
 
 class BackendRefused(BackendError):
     """It sent the request back by an HTTP status that says so."""
 
     reason = "backend_refused"
-    executed = False
+    executed: bool | None = False
     of_credential = False
     """It was for the credential, which may be one caller's alone."""
 
@@ -398,7 +398,7 @@ class StateLost(BackendError):
     """The backend that held the session's state is gone; a fresh one is ready."""
 
     reason = "state_lost"
-    executed = False
+    executed: bool | None = False
 
 
 class IllegalTransition(RuntimeError):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import anyio
 
@@ -22,7 +22,7 @@ from .core.pauses import Pauses
 from .core.timers import Timers
 from .eras import Rounds
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class Ground:
@@ -34,10 +34,10 @@ class Ground:
         self.state = state
         self.containment = containment
         self.tally = tally
-        self.ids = SessionIds(key)
-        self.rounds = Rounds(key)
-        self.pauses = Pauses()
-        self.timers = Timers(self.pauses)
+        self.ids: SessionIds = SessionIds(key)
+        self.rounds: Rounds = Rounds(key)
+        self.pauses: Pauses = Pauses()
+        self.timers: Timers = Timers(self.pauses)
 
     @classmethod
     @asynccontextmanager

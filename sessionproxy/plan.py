@@ -32,6 +32,7 @@ from .core.manager import Limits
 from .core.ports import Launcher
 from .core.reaper import Ages
 from .servers import Configuration, Rules, Server, read_configuration
+from .wire import Bytes
 
 Fronted: TypeAlias = "Sequence[str] | InProcess | Configuration | Plan"
 """What a session's backend is made of: a command with its arguments, a server of the SDK that runs
@@ -64,14 +65,20 @@ class Custom(Protocol):
         ...
 
 
+@runtime_checkable
+class StandsIn(Custom, Protocol):
+    """Backends that have names for what other servers of the same session have."""
+
+    def instead(self, method: str, params: Bytes | None) -> Bytes | None:
+        """Return the parameters of the request that another server is to be sent instead of this
+        one; None: it is for this server."""
+        ...
+
+
 Source: TypeAlias = "Template | Target | InProcess | Custom"
 """What is fronted, judged: where backends come from."""
 
 NO_RULES: Final = Rules()
-
-
-def _as_it_is(launcher: Launcher) -> Launcher:
-    return launcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +91,8 @@ class Planned:
     prefix: str = ""
     """Of the names of its components, where there are several servers."""
     rules: Rules = NO_RULES
-    around: Callable[[Launcher], Launcher] = _as_it_is
-    """Puts something between sessions and its backends."""
+    around: tuple[Callable[[Launcher], Launcher], ...] = ()
+    """Each puts something between sessions and its backends; the first one is next to them."""
 
 
 @dataclass(frozen=True, kw_only=True)

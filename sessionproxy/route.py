@@ -4,8 +4,9 @@ Neighbours: `plan` says what it is made of; `assembly` puts frontends before rou
 routes together; `ground` is what all routes have in common.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from itertools import accumulate
 from typing import Self
 
 import anyio
@@ -22,8 +23,9 @@ from .backends import (
 from .backends.fresh import FreshLauncher
 from .backends.names import Names
 from .backends.observed import ObservedLauncher
+from .backends.parts import Stand
 from .backends.renamed import RenamingLauncher
-from .config import Mode
+from .config import Mode, Settings
 from .core.admission import Admission
 from .core.aside import Aside
 from .core.catalogue import Catalogue
@@ -32,7 +34,7 @@ from .core.exchange import Hook
 from .core.ports import Launcher
 from .eras import EraLauncher
 from .ground import Ground
-from .plan import Custom, Planned, Starts
+from .plan import Custom, Planned, StandsIn, Starts
 
 
 class Route(anyio.AsyncContextManagerMixin):
@@ -50,17 +52,19 @@ class Route(anyio.AsyncContextManagerMixin):
     ) -> None:
         """`admission`: lets backends in that are no session's. `shared_sessions`: clients of both
         eras may meet in one session. `knows_users`: an owner is one user."""
-        self.name = planned.name
-        self.settings = planned.settings
-        self.names = Names(planned.prefix, planned.rules)
-        self.circuit = Circuit()
+        self.name: str = planned.name
+        self.settings: Settings = planned.settings
+        self.names: Names = Names(planned.prefix, planned.rules)
+        self.circuit: Circuit = Circuit()
         self._ground = ground
         self._hooks = hooks
         self._catalogue: Catalogue | None = None
         self._aside = Aside()
         self.pool: Pool | None = None
+        self.transport: Starts
+        """Launches its backends, whatever stands around them."""
         self.transport, self._running = self._transport(planned)
-        self.shared = SharedLauncher(
+        self.shared: SharedLauncher = SharedLauncher(
             self.transport,
             self.name,
             ground.timers,
@@ -72,7 +76,7 @@ class Route(anyio.AsyncContextManagerMixin):
         )
         """Used in shared mode alone."""
         mode = self.settings.mode
-        self.eras = EraLauncher(
+        self.eras: EraLauncher = EraLauncher(
             self.transport,
             ground.timers,
             ground.rounds,
@@ -87,9 +91,12 @@ class Route(anyio.AsyncContextManagerMixin):
         plain: Launcher = self._fresh if mode is Mode.REQUEST else self.eras
         if hooks and isinstance(planned.source, Custom):
             plain = ObservedLauncher(plain, hooks)
-        self.backends = planned.around(plain)
+        self._around = list(accumulate(planned.around, _put_around, initial=plain))
+        self.backends: Launcher = self._around[-1]
         """Launches what a session has."""
-        self._is_around = self.backends is not plain
+        source = planned.source
+        self.instead: Stand | None = source.instead if isinstance(source, StandsIn) else None
+        """Says what is another server's of the same session."""
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
@@ -97,8 +104,9 @@ class Route(anyio.AsyncContextManagerMixin):
             await held.enter_async_context(self._running)
             for each in (self.shared, self._aside, self._fresh):
                 await held.enter_async_context(each)
-            if isinstance(self.backends, AbstractAsyncContextManager) and self._is_around:
-                await held.enter_async_context(self.backends)
+            for each in self._around[1:]:
+                if isinstance(each, AbstractAsyncContextManager):
+                    await held.enter_async_context(each)
             yield self
 
     @property
@@ -153,3 +161,7 @@ class Route(anyio.AsyncContextManagerMixin):
         """Return the input schemas of tools that ask for headers, as far as known."""
         known = None if self._catalogue is None else self._catalogue.known
         return {} if known is None else known.schemas
+
+
+def _put_around(launcher: Launcher, around: Callable[[Launcher], Launcher]) -> Launcher:
+    return around(launcher)

@@ -31,7 +31,7 @@ from .frontend.fastlane import FastLane, Heads
 from .http import Certificate, is_loopback
 from .plan import Fronted
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 USER_TIMEOUT: Final = 30.0
 """Seconds after which a client that acknowledges nothing counts as gone (tcp(7),

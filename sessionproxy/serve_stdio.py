@@ -7,6 +7,7 @@ puts the pieces together; `cli` calls this.
 import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
 import anyio
 
@@ -20,7 +21,7 @@ from .frontend.pipes import Pipes, claimed
 from .frontend.stdio import Stdio
 from .plan import Fronted
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 def serve_stdio(

@@ -35,7 +35,7 @@ from .names import Kind as Component
 from .parts import Member, Part, Whole
 from .renamed import UPDATED, unknown
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 Args = TypeVarTuple("Args")
 K = TypeVar("K")
@@ -59,7 +59,7 @@ class CompositeLauncher(anyio.AsyncContextManagerMixin):
 
     def __init__(self, members: Sequence[Member], introduction: Introduction) -> None:
         """`members`: in the order in which they are listed, and asked for what two may have."""
-        self.members = tuple(members)
+        self.members: tuple[Member, ...] = tuple(members)
         self._introduction = introduction
         self._background = Background()
         self._wholes: dict[tuple[str, str], Whole] = {}
@@ -184,33 +184,47 @@ class Composite:
     # -- one server --------------------------------------------------------------------------------
 
     def _request_named(
-        self, exchange: Exchange, reference: Reference, params: Bytes | None
+        self,
+        exchange: Exchange,
+        reference: Reference,
+        params: Bytes | None,
+        without: Part | None = None,
     ) -> None:
-        found = self._candidates(reference)
+        """`without`: it is for another one."""
+        found = self._candidates(reference, without)
         if not found:
             exchange.settle(unknown(reference))
         elif len(found) > 1 or found[0][0].names.must_list(reference.kind, found[0][1]):
-            self._begin(exchange, self._request_listed, reference, params)
+            self._begin(exchange, self._request_listed, reference, params, without)
         else:
             self._request_of(exchange, *found[0], params)
 
-    def _candidates(self, reference: Reference) -> list[tuple[Part, str]]:
+    def _candidates(
+        self, reference: Reference, without: Part | None = None
+    ) -> list[tuple[Part, str]]:
         """Return whose it may be, and what it is called there."""
         found: list[tuple[Part, str]] = []
         for part in self.parts:
             original = part.names.original(reference.kind, reference.name)
-            if original is not None and part.names.shows(reference.kind, original):
+            if original is None or part is without:
+                continue
+            unsure = part.names.must_list(reference.kind, original)
+            if unsure or part.names.shows(reference.kind, original):
                 found.append((part, original))
         return found
 
     async def _request_listed(
-        self, exchange: Exchange, reference: Reference, params: Bytes | None
+        self,
+        exchange: Exchange,
+        reference: Reference,
+        params: Bytes | None,
+        without: Part | None,
     ) -> None:
         """Find out by their lists which server has it; the one of the longest prefix if none."""
-        for part, _ in self._candidates(reference):
+        for part, _ in self._candidates(reference, without):
             if not part.knows(reference.kind):
                 await self._learn(exchange, part, reference.kind, params)
-        found = self._candidates(reference)
+        found = self._candidates(reference, without)
         having = [(p, original) for p, original in found if p.has(reference.kind, original)]
         untagged = [(p, o) for p, o in found if not p.names.must_list(reference.kind, o)]
         likely = having or sorted(untagged, key=lambda each: -len(each[0].names.prefix))
@@ -231,7 +245,12 @@ class Composite:
     def _request_of(
         self, exchange: Exchange, part: Part, original: str, params: Bytes | None
     ) -> None:
-        self.send(part, exchange, part.names.request(exchange.method, params, original))
+        instead = part.member.instead(exchange.method, params)
+        other = None if instead is None else reference_of(exchange.method, instead)
+        if other is None:
+            self.send(part, exchange, part.names.request(exchange.method, params, original))
+        else:
+            self._request_named(exchange, other, instead, without=part)
 
     def _request_task(self, exchange: Exchange, params: Bytes | None) -> None:
         part = self._tasks.get(text(wire.member(params, "taskId")) or "")

@@ -25,7 +25,7 @@ from ..errors import BackendGone, BackendStartFailed, Exit, InitializeRefused, P
 from ..wire import Bytes
 from ..wire.envelope import LOG_LEVELS, text
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 OPENINGS: Final = frozenset({"initialize", "server/discover"})
 
@@ -147,7 +147,7 @@ class _Work:
         self._answered = Latch()
         self._backend: Backend | None = None
         self._inner: Exchange | None = None
-        self.over = Latch()
+        self.over: Latch = Latch()
         """Nothing of it is left."""
 
     async def run(self) -> None:

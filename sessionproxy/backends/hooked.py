@@ -23,7 +23,7 @@ from ..core.ports import Backend, Identity, Launcher, Upstream
 from ..errors import ProxyError, RequestCancelled
 from ..wire import Bytes
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be served."}')
 

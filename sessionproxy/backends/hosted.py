@@ -26,13 +26,14 @@ from ..core.latch import Latch
 from ..core.relay import Relay
 from ..errors import BackendBusy, Exit
 from ..wire import Kind, Oversize
+from .lifespans import Lifespans
 
 if TYPE_CHECKING:  # it takes most of a second to load, and who has a server has loaded it
     from mcp.server.lowlevel import Server
     from mcp.server.mcpserver import MCPServer
     from mcp.shared.message import SessionMessage
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 SdkServer: TypeAlias = "Server[Any] | MCPServer[Any]"
 Factory: TypeAlias = "Callable[[], SdkServer | Awaitable[SdkServer]]"
@@ -52,6 +53,9 @@ holds the first hundreds of messages."""
 
 CANCEL_GRACE: Final = 5.0
 """Seconds for a server that is cancelled to clean up."""
+
+BUILT_AROUND: Final = ("_lowlevel_server", "_mcp_server")
+"""Where the SDK's `MCPServer`, and FastMCP's server, have the one that they are built around."""
 
 KEPT: Final = 4096
 """Bytes of either end of a message that is too long."""
@@ -76,9 +80,19 @@ class Letter(NamedTuple):
 class Hosted:
     """One run of a server. A `Transport`. `attach` it to its relay, then let `run` be a task."""
 
-    def __init__(self, factory: Factory, label: str, *, max_line: int, context: Context) -> None:
-        """`max_line`: bytes of one message. `context`: in which what it says is handed on."""
+    def __init__(
+        self,
+        factory: Factory,
+        label: str,
+        *,
+        max_line: int,
+        context: Context,
+        lifespans: Lifespans,
+    ) -> None:
+        """`max_line`: bytes of one message. `context`: in which what it says is handed on.
+        `lifespans`: those that it has in common with other runs."""
         self._factory = factory
+        self._lifespans = lifespans
         self._label = label
         self._max_line = max_line
         self._context = context
@@ -207,8 +221,10 @@ class Hosted:
 
     async def _serve(self) -> None:
         made = self._factory()
-        server = lowlevel(await made if isawaitable(made) else made)
-        await server.run(Incoming(self), Outgoing(self), server.create_initialization_options())
+        server = await made if isawaitable(made) else made
+        async with self._lifespans.of(server):
+            inner = lowlevel(server)
+            await inner.run(Incoming(self), Outgoing(self), inner.create_initialization_options())
 
     def kill(self) -> None:
         """Cancel it, and hand on no more of it; its end is then noticed as any other."""
@@ -323,18 +339,27 @@ def lowlevel(server: object) -> "Server[Any]":
 
     Raises: TypeError: it is none.
     """
-    inner: object = getattr(server, "_lowlevel_server", server)
-    if not is_server(inner):
+    inner = _inner(server)
+    if not is_server(server):
         raise TypeError(f"{type(server).__name__} is no server of the SDK")
     return inner  # type: ignore[return-value] # what it has is what is used of it
 
 
 def is_server(found: object) -> bool:
-    """Return whether something is a server of the SDK, told by what is used of it."""
+    """Return whether something is a server of the SDK, or one built around such as FastMCP's is,
+    told by what is used of it."""
     if isinstance(found, type):  # it makes them
         return False
-    inner: object = getattr(found, "_lowlevel_server", found)
+    inner = _inner(found)
     return hasattr(inner, "create_initialization_options") and hasattr(inner, "run")
+
+
+def _inner(server: object) -> object:
+    for name in BUILT_AROUND:
+        inner: object = getattr(server, name, None)
+        if inner is not None:
+            return inner
+    return server
 
 
 def _is_farewell(said: "SessionMessage") -> bool:

@@ -71,7 +71,7 @@ class Setting(Generic[T]):
         parameters of the request that makes it so; `refused` hears that the backend would not, and
         returns whether that is all the same. `rested` is called when nothing is under way any more.
         """
-        self.present = present
+        self.present: T = present
         self._send = send
         self._wanted = wanted
         self._request_for = request_for

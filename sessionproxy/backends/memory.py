@@ -20,6 +20,7 @@ from ..core.memory import Opening
 from ..core.ports import Identity, Upstream
 from ..core.relay import Relay
 from .hosted import Factory, Hosted, SdkServer, is_server
+from .lifespans import Lifespans
 
 InProcess: TypeAlias = "SdkServer | Factory"
 """A server of the SDK, or a function that returns one, at once or when awaited."""
@@ -47,6 +48,7 @@ class MemoryLauncher(anyio.AsyncContextManagerMixin):
         self._hooks = hooks
         self._tally = tally if tally is not None else Counter[str]()
         self._background = Background()
+        self._lifespans = Lifespans(self._background, lasting=is_server(served))
         self._hurry = Latch()
 
     @asynccontextmanager
@@ -63,7 +65,13 @@ class MemoryLauncher(anyio.AsyncContextManagerMixin):
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Relay]:
         context = self._background.context()
-        hosted = Hosted(self._factory, label, max_line=self._max_line, context=context)
+        hosted = Hosted(
+            self._factory,
+            label,
+            max_line=self._max_line,
+            context=context,
+            lifespans=self._lifespans,
+        )
         try:
             relay = Relay(hosted, upstream, hooks=self._hooks, tally=self._tally, label=label)
             hosted.attach(relay)

@@ -8,7 +8,7 @@ Neighbours: `backends.composite` is the whole; `route` makes the members and the
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import anyio
 import msgspec
@@ -27,7 +27,7 @@ from ..wire import Bytes
 from .introduction import Welcome
 from .names import KINDS, Kind, Names
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 METHOD_NOT_FOUND: Final = -32601
 
@@ -40,6 +40,15 @@ _CAPABILITY: Final = {
 }
 
 
+Stand: TypeAlias = Callable[[str, Bytes | None], Bytes | None]
+"""Given method and parameters of a request, returns the parameters of that which another server is
+to be sent instead; None: it stays."""
+
+
+def _as_it_is(method: str, params: Bytes | None) -> Bytes | None:
+    return None
+
+
 class Member:
     """A server, as those know it who put several together."""
 
@@ -49,9 +58,11 @@ class Member:
     manager: SessionManager
     """Of its parts alone. Set by whoever makes it."""
 
-    def __init__(self, name: str, names: Names) -> None:
+    def __init__(self, name: str, names: Names, *, instead: Stand | None = None) -> None:
+        """`instead`: says which requests another server of the session is to be sent."""
         self.name = name
         self.names = names
+        self.instead: Stand = instead or _as_it_is
         self.welcome: Welcome | None = None
         """As it was met last, by whomever."""
         self.failure: str | None = None

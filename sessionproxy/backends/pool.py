@@ -19,7 +19,7 @@ from ..errors import BackendStartFailed, Shortage
 from .launcher import StdioLauncher
 from .stdio import Child
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0

@@ -36,7 +36,7 @@ from .attribution import LISTEN, LOG, Attribution
 from .interests import Levels, Subscriptions
 from .questions import Questions, refusal, undeclared
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 MAX_OF_ONE: Final = 256
 """Requests of one session that the backend has not answered: a quarter of what it takes of all."""
@@ -83,7 +83,7 @@ class SharedBackend:
         """`modern`: the era that it is spoken to in. `tally` counts what is dropped. `over` is told
         how it ended; `useless`, in the middle of something, that it should be ended."""
         self.modern = modern
-        self.attribution = Attribution(modern=modern)
+        self.attribution: Attribution = Attribution(modern=modern)
         self._tally = tally
         self._over = over
         self._useless = useless
@@ -277,7 +277,7 @@ class Share:
         self._in_flight: dict[Exchange, bool] = {}
         """Whether the backend was asked: some requests are answered on its behalf."""
         self._closed = False
-        self.mark = object()
+        self.mark: object = object()
         """Tells sessions apart, also those that are over."""
 
     # -- towards the backend -----------------------------------------------------------------------

@@ -32,7 +32,7 @@ from ..errors import (
 )
 from .share import Share, SharedBackend
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 SHARED: Final = "shared"
 """Owner, key and label of the one backend: it is no session's."""

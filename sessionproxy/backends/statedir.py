@@ -21,7 +21,7 @@ from typing import Final, Self
 
 from ..config import ConfigError
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 KEY_SIZE: Final = 32
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")

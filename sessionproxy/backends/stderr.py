@@ -10,7 +10,7 @@ from typing import Final
 
 from ..wire import LineSplitter, Oversize
 
-logger = logging.getLogger("sessionproxy.backend")
+logger: Final = logging.getLogger("sessionproxy.backend")
 
 KEPT_LINES: Final = 20
 KEPT_SIZE: Final = 4096
@@ -37,7 +37,7 @@ class StderrLog:
     __slots__ = ("_left", "_lines", "_read", "_second", "_skipped", "_tail", "_turn", "label")
 
     def __init__(self) -> None:
-        self.label = "spare"
+        self.label: str = "spare"
         self._lines = LineSplitter(MAX_LINE)
         self._tail = b""
         """The end of all that was written."""

@@ -34,7 +34,7 @@ try:
 except ImportError:
     sniffio = None
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 READ_SIZE: Final = 64 * 1024
 """Bytes read at once, as many as a Linux pipe holds. From 128 KiB on, glibc maps memory for every

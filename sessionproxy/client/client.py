@@ -74,7 +74,7 @@ class ProxyClient(Calls):
         """
         self.target = target
         self.name = name
-        self.handlers = Handlers(
+        self.handlers: Handlers = Handlers(
             roots=roots_handler,
             sampling=sampling_handler,
             elicitation=elicitation_handler,
@@ -170,7 +170,10 @@ class ProxyClient(Calls):
             return [Planned(name="default", source=ConnectedSource(self), settings=settings)]
         around = partial(HandlingLauncher, handlers=self.handlers)
         plain = self.handlers == Handlers()
-        return [server if plain else replace(server, around=around) for server in self._servers]
+        return [
+            server if plain else replace(server, around=(*server.around, around))
+            for server in self._servers
+        ]
 
 
 class StatefulProxyClient(ProxyClient):

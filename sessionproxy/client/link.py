@@ -28,7 +28,7 @@ from ..errors import BackendBusy, BackendGone, StateLost
 from ..wire import Bytes
 from .handlers import LOG, PROGRESS, Handlers, ProgressHandler
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _NUMBERS: Final = itertools.count(1)
 
@@ -158,11 +158,11 @@ class Link:
         self._owner = owner
         self._opening = opening
         self._desk = desk
-        self.number = next(_NUMBERS)
+        self.number: int = next(_NUMBERS)
         """Tells it from every other one, also from those that are over."""
-        self.port = Port(desk)
+        self.port: Port = Port(desk)
         self.session: Session | None = None
-        self.welcome = b"{}"
+        self.welcome: bytes = b"{}"
         """The result of the opening."""
 
     async def open(self) -> None:

@@ -26,11 +26,18 @@ from ..errors import BackendGone, ProxyError
 from ..version import VERSION
 from ..wire import Bytes
 from ..wire.envelope import progress_token, text
-from .components import Component, ProxyPrompt, ProxyResource, ProxyTemplate, ProxyTool
+from .components import (
+    ClientFactory,
+    Component,
+    ProxyPrompt,
+    ProxyResource,
+    ProxyTemplate,
+    ProxyTool,
+)
 from .handlers import default_proxy_progress_handler
 from .relayed import METHOD_NOT_FOUND
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Component[Any])
 
@@ -43,7 +50,9 @@ class Components:
 
     kind = "components"
 
-    def __init__(self) -> None:
+    def __init__(self, *, own: "ClientFactory | None" = None) -> None:
+        """`own`: the factory of copies of what the same proxy has; those run in its sessions."""
+        self._own = own
         self.tools: dict[str, ProxyTool] = {}
         self.resources: dict[str, ProxyResource] = {}
         self.templates: dict[str, ProxyTemplate] = {}
@@ -84,6 +93,51 @@ class Components:
         items = [_encoded(each.definition) for each in components.values() if each.enabled]
         return b'{"%b":[%b]}' % (member.encode(), b",".join(items))
 
+    def instead(self, method: str, params: Bytes | None) -> Bytes | None:
+        """Return the parameters of the request about what a component of the same proxy is a copy
+        of; None: it is no such copy."""
+        if method == "completion/complete":
+            return self._completed_instead(params)
+        key = "uri" if method == "resources/read" else "name"
+        found = self._found(method, text(wire.member(params, key)) or "")
+        if params is None or found is None or found[0].client_factory is not self._own:
+            return None
+        return wire.with_member(params, key, msgspec.json.encode(found[1]))
+
+    def _completed_instead(self, params: Bytes | None) -> Bytes | None:
+        ref = wire.member(params, "ref")
+        prompt = self.prompts.get(text(wire.member(ref, "name")) or "")
+        template = self.templates.get(text(wire.member(ref, "uri")) or "")
+        found: Component[Any] | None = _usable(prompt) or _usable(template)
+        if params is None or ref is None or found is None or found.client_factory is not self._own:
+            return None
+        key = "uri" if template is found else "name"
+        changed = wire.with_member(ref, key, msgspec.json.encode(found.backend_name))
+        return None if changed is None else wire.with_member(params, "ref", changed)
+
+    def _found(self, method: str, name: str) -> tuple[Component[Any], str] | None:
+        """Return what is meant by a name or URI, and what its server calls that."""
+        component: Component[Any] | None = None
+        if method == "tools/call":
+            component = _usable(self.tools.get(name))
+        elif method == "prompts/get":
+            component = _usable(self.prompts.get(name))
+        elif (resource := _usable(self.resources.get(name))) is not None:
+            component = resource if resource.contents is None else None
+        elif (made := self._template_of(name)) is not None:
+            return made[0], made[0].expand(made[1])
+        return None if component is None else (component, component.backend_name)
+
+    def _template_of(self, uri: str) -> tuple[ProxyTemplate, dict[str, Any]] | None:
+        """Return the template that a URI is of, and its arguments."""
+        from mcp.shared.uri_template import UriTemplate
+
+        for template in self.templates.values():
+            matched = UriTemplate.parse(template.key).match(uri) if template.enabled else None
+            if matched is not None:
+                return template, matched
+        return None
+
     async def run(self, method: str, params: Bytes | None) -> BaseModel | None:
         """Run the component that a request is about; None: there is none.
 
@@ -109,14 +163,11 @@ class Components:
         resource = _usable(self.resources.get(uri))
         if resource is not None:
             return await resource.read()
-        from mcp.shared.uri_template import UriTemplate
-
-        for template in self.templates.values():
-            matched = UriTemplate.parse(template.key).match(uri) if template.enabled else None
-            if matched is not None:
-                arguments = {name: str(value) for name, value in matched.items()}
-                return await (await template.create_resource(arguments)).read()
-        return None
+        made = self._template_of(uri)
+        if made is None:
+            return None
+        template, arguments = made
+        return await (await template.create_resource(arguments)).read()
 
     def introduction(self) -> bytes:
         return msgspec.json.encode(

@@ -6,7 +6,7 @@ it provides; `plan` has it as a source of backends.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any, Final, Self, TypeVar
@@ -17,7 +17,9 @@ from cachetools import TTLCache
 from ..config import Settings
 from ..core.background import Background, Work
 from ..core.between import Between, instead_of
+from ..core.caller import Nobody
 from ..core.exchange import Exchange, Outcome
+from ..core.hooks import Request, current_request
 from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Upstream
@@ -38,7 +40,7 @@ from .components import (
 )
 from .relayed import METHOD_NOT_FOUND, Party
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Component[Any])
 
@@ -48,7 +50,7 @@ CACHE_TTL: Final = 300.0
 MAX_LISTS: Final = 256
 """Lists that are kept; the oldest goes first."""
 
-CHANGES: Final = {
+CHANGES: Final[Mapping[str, tuple[str, ...]]] = {
     "notifications/tools/list_changed": ("tools",),
     "notifications/prompts/list_changed": ("prompts",),
     "notifications/resources/list_changed": ("resources", "templates"),
@@ -67,7 +69,8 @@ class ProxyProvider:
 
     def __init__(self, client_factory: ClientFactory, *, cache_ttl: float = CACHE_TTL) -> None:
         """`client_factory`: a function, or a coroutine function, that returns the client to use; it
-        is called for every request. `cache_ttl`: seconds; 0: nothing is kept."""
+        is called for every request, which `current_request` has for it. `cache_ttl`: seconds; 0:
+        nothing is kept."""
         self.client_factory = client_factory
         self.cache_ttl = cache_ttl
         self._lists = TTLCache[tuple[str, int], list[Any]](MAX_LISTS, ttl=cache_ttl)
@@ -189,7 +192,7 @@ class ProviderLauncher(anyio.AsyncContextManagerMixin):
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         scope = Scope()
-        provided = Provided(self._provider, self._background, identity.owner, upstream, scope)
+        provided = Provided(self._provider, self._background, identity, label, upstream, scope)
         try:
             yield provided
         finally:
@@ -208,14 +211,16 @@ class Provided(Between):
         self,
         provider: ProxyProvider,
         background: Background,
-        owner: str,
+        identity: Identity,
+        label: str,
         upstream: Upstream,
         scope: Scope,
     ) -> None:
         super().__init__(upstream)
         self._provider = provider
         self._background = background
-        self._owner = owner
+        self._identity = identity
+        self._label = label
         self._scope = scope
         self._works: dict[Exchange, Work] = {}
         self._ended: dict[Exchange, Latch] = {}
@@ -243,7 +248,17 @@ class Provided(Between):
         context = exchange.context.copy()
         token = progress_token(exchange.params)
         context.run(REACH.set, Reach(self.upstream, exchange, self._scope, token))
+        context.run(current_request.set, self._as_hooks_see_it(exchange))
         return context
+
+    def _as_hooks_see_it(self, exchange: Exchange) -> Request:
+        return Request(
+            exchange.method,
+            None if exchange.params is None else bytes(exchange.params),
+            server=self._identity.route,
+            owner=None if isinstance(self.upstream, Nobody) else self._identity.owner,
+            session=self._label,
+        )
 
     async def _work(self, exchange: Exchange, inner: Exchange, work: Work) -> None:
         async def serve() -> None:
@@ -269,7 +284,7 @@ class Provided(Between):
         tap = client.connection.tap
         party = self._parties.get(id(tap))
         if party is None:
-            party = self._parties[id(tap)] = Party(tap, self._owner, self, self._scope)
+            party = self._parties[id(tap)] = Party(tap, self._identity.owner, self, self._scope)
             tap.parties.add(party)
         return party
 

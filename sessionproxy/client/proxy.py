@@ -64,7 +64,7 @@ from .targets import NO_RULES, ProxyTarget, servers_of
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -158,13 +158,14 @@ class Proxy(Calls):
         observers: Sequence[Hook] = (),
     ) -> None:
         """`servers`: as `create_proxy` has made them of its target."""
-        self.name = name or "sessionproxy"
+        self.name: str = name or "sessionproxy"
         self.instructions = instructions
         self.settings = settings
         self._servers = tuple(servers)
         self._hooks = list(hooks)
         self._observers = tuple(observers)
-        self._components = Components()
+        self._factory = cast("ClientFactory", lambda: self)  # it is used as a client is
+        self._components = Components(own=self._factory)
         self._local: MCPServer[Any] | None = None
         self._mounted: list[tuple[str, ProxyTarget]] = []
         self._runs = Held(self._running)
@@ -286,7 +287,7 @@ class Proxy(Calls):
         if not self._hooks:
             return servers
         around = partial(HookedLauncher, hooks=tuple(self._hooks))
-        return [replace(server, around=_both(server.around, around)) for server in servers]
+        return [replace(server, around=(*server.around, around)) for server in servers]
 
     # -- running it --------------------------------------------------------------------------------
 
@@ -464,11 +465,6 @@ class Proxy(Calls):
         found = {each.name: each for each in await self.list_prompts()}.get(name)
         return None if found is None else ProxyPrompt.from_mcp_prompt(self._factory, found)
 
-    @property
-    def _factory(self) -> ClientFactory:
-        """A proxy is used as a client is: entered, and called."""
-        return cast("ClientFactory", lambda: self)
-
 
 def _quietly_made(name: str) -> "MCPServer[Any]":
     """Return a server of the SDK, which sets the program's log up where nobody has: that is not for
@@ -481,10 +477,6 @@ def _quietly_made(name: str) -> "MCPServer[Any]":
         return MCPServer(name)
     finally:
         root.removeHandler(some)
-
-
-def _both(inner: Callable[[Any], Any], outer: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda launcher: outer(inner(launcher))
 
 
 def _named_apart(servers: Sequence[Planned]) -> list[Planned]:

@@ -32,7 +32,7 @@ class Party:
 
     def __init__(self, tap: "Tap", user: str, upstream: Upstream, scope: Scope) -> None:
         self.user = user
-        self.mark = object()
+        self.mark: object = object()
         self.upstream = upstream
         self.scope = scope
         self._tap = tap

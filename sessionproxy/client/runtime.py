@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import Context
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 import anyio
 
 from ..config import Settings
 from ..ground import Ground, containment_from
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -88,10 +88,20 @@ class Held(Generic[T]):
         except Exception as error:  # whoever waits for it is to have it
             if self._ready.is_set():
                 logger.exception("a connection could not be closed")
-            self._failure = error
+            self._failure = _alone(error)
         finally:
             self._value = None
             self._ready.set()
+
+
+def _alone(error: BaseException) -> BaseException:
+    """Return what the task groups that it came through have wrapped up."""
+    while isinstance(error, BaseExceptionGroup):
+        several = cast("BaseExceptionGroup[BaseException]", error)
+        if len(several.exceptions) != 1:
+            return several
+        error = several.exceptions[0]
+    return error
 
 
 _GROUNDS: dict[tuple[object, ...], Held[Ground]] = {}

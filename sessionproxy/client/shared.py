@@ -4,14 +4,14 @@ Neighbours: `client.client` is such a client; `client.relayed` has the parts.
 """
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .relayed import PartyLauncher
 
 if TYPE_CHECKING:
     from .client import ProxyClient
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class ConnectedSource:

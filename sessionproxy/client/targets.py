@@ -9,14 +9,24 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
+from os.path import abspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from ..backends import InProcess, Target, Template, factory_of
 from ..backends.hosted import is_server
 from ..config import Carrier, ConfigError, Settings
-from ..plan import ONLY, Plan, Planned, configured_from
-from ..servers import Configuration, Rules, configuration_from, read_configuration
+from ..plan import ONLY, Plan, Planned, configured_from, planned_from
+from ..servers import Configuration, Rules, Server, configuration_from, read_configuration
+from .described import (
+    CommandParameters,
+    ServersModel,
+    UrlParameters,
+    carrier_of,
+    check_no_connection,
+    headers_of,
+    served_by,
+)
 
 NO_RULES: Final = Rules()
 
@@ -26,7 +36,8 @@ RUNTIMES: Final[Mapping[str, str]] = {".py": sys.executable, ".js": "node"}
 FILES: Final = frozenset({".json", ".toml"})
 """Suffixes of configurations."""
 
-_SSE: Final = re.compile(r"/sse(/|\?|&|$)")
+_URL: Final = re.compile(r"https?://", re.IGNORECASE)
+_SSE: Final = re.compile(r"/sse(/|&|$)")
 """In the path of a URL that speaks HTTP with SSE, the transport of 2024-11-05."""
 
 
@@ -39,16 +50,6 @@ class Plannable(Protocol):
         ...
 
 
-@runtime_checkable
-class CommandParameters(Protocol):
-    """How a server is started, as the SDK's `StdioServerParameters` says it."""
-
-    command: str
-    args: list[str]
-    env: dict[str, str] | None
-    cwd: str | Path | None
-
-
 if TYPE_CHECKING:
     ProxyTarget: TypeAlias = (
         str
@@ -56,15 +57,19 @@ if TYPE_CHECKING:
         | Sequence[str]
         | Mapping[str, Any]
         | Configuration
+        | Server
         | CommandParameters
+        | UrlParameters
+        | ServersModel
         | InProcess
         | Plannable
     )
 else:  # one of these is known to type checkers alone
     ProxyTarget = object
 """A URL; a script (`.py`, `.js`); a command with its arguments; a configuration, as a mapping or a
-file (`.json`, `.toml`); the SDK's `StdioServerParameters`; a server of the SDK, or a function that
-returns one; a `ProxyClient`, a `ProxyProvider`, or another `Proxy`."""
+file (`.json`, `.toml`), or a server in it; the SDK's `StdioServerParameters` and its like, or a
+transport of FastMCP's; a server of the SDK or FastMCP's, or a function that returns one; a
+`ProxyClient`, a `ProxyProvider`, or another `Proxy`."""
 
 
 def servers_of(
@@ -76,7 +81,9 @@ def servers_of(
     """
     if isinstance(target, Plannable):
         planned = tuple(target.planned(settings))
-    elif isinstance(target, Configuration | Mapping) or _is_file(target):
+    elif isinstance(target, Server):
+        planned = (planned_from(settings, target, prefix=""),)
+    elif isinstance(target, Configuration | Mapping | ServersModel) or _is_file(target):
         planned = configured_from(settings, _configuration(cast("object", target))).servers
     else:
         source = _source(target, settings)
@@ -91,31 +98,42 @@ def servers_of(
 def _is_file(target: object) -> bool:
     if not isinstance(target, str | PathLike):
         return False
-    return Path(cast("str", target)).suffix in FILES
+    path = cast("str", target)
+    return not _is_url(path) and Path(path).suffix in FILES
+
+
+def _is_url(target: object) -> bool:
+    return isinstance(target, str) and _URL.match(target) is not None
 
 
 def _configuration(target: object) -> Configuration:
     if isinstance(target, Configuration):
         return target
+    if isinstance(target, ServersModel):
+        return configuration_from(target.model_dump(mode="json", exclude_none=True))
     if isinstance(target, Mapping):
         return configuration_from(cast("Mapping[str, object]", target))
     return read_configuration(cast("str", target))
 
 
 def _source(target: object, settings: Settings) -> "Template | Target | InProcess":
-    if isinstance(target, str) and target.startswith(("http://", "https://")):
-        return _url(target, settings)
+    if _is_url(target):
+        return _url(cast("str", target), settings)
     if isinstance(target, str | PathLike):
         return _template(_script(fspath(cast("str", target))), settings)
+    target = served_by(target)
     if is_server(target):
         return cast("InProcess", target)
+    if isinstance(target, UrlParameters):
+        return _url(target.url, settings, carrier_of(target), headers_of(target))
     if isinstance(target, CommandParameters):
         env = tuple(f"{name}={value}" for name, value in (target.env or {}).items())
         words = (target.command, *target.args)
         cwd = None if target.cwd is None else str(target.cwd)
         return _template(words, settings, env=env, cwd=cwd)
     if isinstance(target, Sequence):
-        return _template(tuple(cast("Sequence[str]", target)), settings)
+        return _template(_words(cast("Sequence[object]", target)), settings)
+    check_no_connection(target)
     if callable(target):
         return factory_of(cast("Callable[[], Any]", target))
     raise ConfigError(
@@ -124,17 +142,29 @@ def _source(target: object, settings: Settings) -> "Template | Target | InProces
     )
 
 
-def _url(url: str, settings: Settings) -> Target:
-    carrier = settings.transport
-    if carrier is Carrier.AUTO and _SSE.search(url.partition("?")[0]):
+def _url(
+    url: str,
+    settings: Settings,
+    carrier: Carrier = Carrier.AUTO,
+    headers: Sequence[str] = (),
+) -> Target:
+    """`carrier`, `headers`: its own, before those of the settings."""
+    if carrier is Carrier.AUTO:
+        carrier = settings.transport
+    if carrier is Carrier.AUTO and _SSE.search(_path_of(url)):
         carrier = Carrier.SSE
     return Target(
         url,
         carrier=carrier,
-        headers=settings.header,
+        headers=(*settings.header, *headers),
         ca=settings.upstream_ca,
         forwards=settings.forward_authorization,
     )
+
+
+def _path_of(url: str) -> str:
+    """Return the path of what may be no URL at all."""
+    return "/" + url.partition("://")[2].partition("?")[0].partition("/")[2]
 
 
 def _script(path: str) -> tuple[str, ...]:
@@ -146,7 +176,14 @@ def _script(path: str) -> tuple[str, ...]:
         )
     if not Path(path).is_file():
         raise ConfigError(f"target {json.dumps(path)}: no such file")
-    return runtime, path
+    return runtime, abspath(path)  # the backend may stand elsewhere
+
+
+def _words(target: Sequence[object]) -> tuple[str, ...]:
+    """Return the words of a command. Raises: ConfigError: there is none, or one that is no text."""
+    if not target or not all(isinstance(word, str) for word in target):
+        raise ConfigError("target: expected a command as a list of words, the program first")
+    return cast("tuple[str, ...]", tuple(target))
 
 
 def _template(

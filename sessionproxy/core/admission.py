@@ -31,8 +31,8 @@ class Place:
     def __init__(self, admission: "Admission", owner: str) -> None:
         self._admission = admission
         self._starting = True
-        self.owner = owner
-        self.granted = Latch()
+        self.owner: str = owner
+        self.granted: Latch = Latch()
 
     def started(self) -> None:
         """The backend has started, or failed to: another one may start. Idempotent."""

@@ -17,7 +17,7 @@ from .background import Background
 from .latch import Latch
 from .ports import Backend
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 MAX_LEFT: Final = 4
 """Backends that are being stopped behind somebody's back; of one more the end is waited for."""

@@ -32,10 +32,10 @@ class Attachment:
 
     def __init__(self, identity: Identity, client: ClientPort, capabilities: Bytes | None) -> None:
         """`capabilities`: as the client declared them in `initialize`."""
-        self.identity = identity
-        self.client = client
-        self.capabilities = b"{}" if capabilities is None else bytes(capabilities)
-        self.heard_at = anyio.current_time()
+        self.identity: Identity = identity
+        self.client: ClientPort = client
+        self.capabilities: bytes = b"{}" if capabilities is None else bytes(capabilities)
+        self.heard_at: float = anyio.current_time()
 
     def declares(self, method: str) -> bool:
         """Return whether the client said that it can be asked `method`."""

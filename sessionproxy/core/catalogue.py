@@ -30,7 +30,7 @@ from .exchange import Outcome
 from .memory import Opening
 from .ports import Backend, Identity, Launcher
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 LISTS: Final[Mapping[str, tuple[str, str, str]]] = {
     "tools/list": ("tools", "tools", "name"),

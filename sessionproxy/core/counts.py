@@ -46,13 +46,13 @@ class Requests:
     __slots__ = ("durations", "errors", "failed", "seconds")
 
     def __init__(self) -> None:
-        self.durations = [0] * (len(BOUNDS) + 1)
+        self.durations: list[int] = [0] * (len(BOUNDS) + 1)
         """Answers, results and errors alike, by the class of the time that they took."""
-        self.seconds = 0.0
+        self.seconds: float = 0.0
         """All of that together."""
-        self.errors = 0
+        self.errors: int = 0
         """Answers that are JSON-RPC errors."""
-        self.failed = 0
+        self.failed: int = 0
         """Requests that the backend gave no answer to."""
 
     @property

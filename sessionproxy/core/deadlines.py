@@ -14,7 +14,7 @@ from ..errors import BackendSilent, ProxyError
 from .exchange import Exchange
 from .pauses import Pauses
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 CALL_LIMIT: Final = b'{"reason":"call limit"}'
 """Parameters of the cancellation of a call that ran into the limit. A backend that serves several

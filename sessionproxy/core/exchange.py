@@ -109,24 +109,24 @@ class Exchange:
         copy of it is kept, in which this is the current exchange. `envelope`: of a modern client.
         `origin`: tells the clients of one session apart."""
         # As it arrived.
-        self.method = method
-        self.params = params
-        self.client_id = client_id
+        self.method: str = method
+        self.params: Bytes | None = params
+        self.client_id: bytes = client_id
         self.treatment: Method = method_of(method)
-        self.sink = sink
-        self.envelope = envelope
-        self.origin = origin
+        self.sink: ReplySink = sink
+        self.envelope: Envelope | None = envelope
+        self.origin: object = origin
         self.context: Context = copy_context() if context is None else context.copy()
         self.context.run(current_exchange.set, self)
         # Set by the session.
-        self.began_at = NOT_BEGUN
+        self.began_at: float = NOT_BEGUN
         """When it was passed on: seconds of `time.perf_counter`, for statistics alone. The event
         loop's clock may be as coarse as a millisecond, and takes ten times as long to read."""
         # Set by the relay.
-        self.backend_id = 0
+        self.backend_id: int = 0
         self.client_token: bytes | None = None
-        self.is_task = False
-        self.progress = NONE_YET
+        self.is_task: bool = False
+        self.progress: float = NONE_YET
         # Moves once.
         self.holder: Holder | None = None
         self.share: Holder | None = None
@@ -164,11 +164,11 @@ class Ask:
     def __init__(
         self, method: str, params: Bytes | None, answer: Callable[[Outcome], None]
     ) -> None:
-        self.method = method
-        self.params = params
+        self.method: str = method
+        self.params: Bytes | None = params
         self._answer: Callable[[Outcome], None] | None = answer
         # Set when it goes out.
-        self.client_id = 0
+        self.client_id: int = 0
         self.sink: ReplySink | None = None
         """None: the client's standalone stream."""
         self.on_over: Callable[[Ask], None] | None = None

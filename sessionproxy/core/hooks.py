@@ -5,6 +5,7 @@ itself, change the answer, or let it be. Neighbours: `backends.hooked` runs hook
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, Self, cast
 
 import msgspec
@@ -27,15 +28,15 @@ class Request:
         session: str,
         params: Mapping[str, Any] | None = None,
     ) -> None:
-        self.method = method
-        self.raw = raw
+        self.method: str = method
+        self.raw: bytes | None = raw
         """Its `params`, encoded; None where it has none."""
-        self.server = server
+        self.server: str = server
         """Name of the server, or servers, that it is for: the route."""
-        self.owner = owner
+        self.owner: str | None = owner
         """Whose it is: the user's name, or `local`. None: the proxy's own, which asks what there
         is before a client needs to know."""
-        self.session = session
+        self.session: str = session
         """Names the session as the log does. Not its id, which is a secret."""
         self._params = params
 
@@ -74,7 +75,7 @@ class Result:
 
     def __init__(self, raw: bytes) -> None:
         """`raw`: an encoded object."""
-        self.raw = raw
+        self.raw: bytes = raw
         self._value: Mapping[str, Any] | None = None
 
     @classmethod
@@ -99,7 +100,7 @@ class RequestFailed(Exception):
         self.message = message
         self.data = data
         error: dict[str, object] = {"code": code, "message": message}
-        self.raw = msgspec.json.encode(error if data is None else {**error, "data": data})
+        self.raw: bytes = msgspec.json.encode(error if data is None else {**error, "data": data})
         """The error, encoded; where it came from a backend, as that wrote it."""
 
     @classmethod
@@ -115,6 +116,10 @@ class RequestFailed(Exception):
         failed.raw = bytes(raw)
         return failed
 
+
+current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
+"""The request that a provider's factory is to return a client for: by it the factory says who has
+which backend. None: for none, or elsewhere."""
 
 CallNext = Callable[[Request], Awaitable[Result]]
 """Forwards a request and returns its result. Raises: RequestFailed: it was answered with an error;

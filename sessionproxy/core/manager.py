@@ -43,7 +43,7 @@ from .start import Start
 from .state import EndReason, SessionState, StopReason
 from .timers import Timers
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 DRAIN_POLL: Final = 0.05
 """Seconds between two looks at what is still in flight while draining."""
@@ -105,7 +105,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         nothing in them, so that one that gives its backend back loses nothing. `admission`: where
         several routes have their places in common. `pauses` and `timers`: what others use too, and
         somebody else runs. `circuit`: the route's, which others heed too."""
-        self.counts = Counts()
+        self.counts: Counts = Counts()
         self.route = route
         self.limits = limits
         self._launcher = launcher
@@ -113,17 +113,17 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         self._keeps_ids = keeps_ids
         self._stateless = stateless
         self.registry: Registry = registry or LocalRegistry(limits.max_asleep)
-        self.pauses = pauses or Pauses()
-        self.timers = Timers(self.pauses) if timers is None else timers
+        self.pauses: Pauses = pauses or Pauses()
+        self.timers: Timers = Timers(self.pauses) if timers is None else timers
         self._runs = [own.run for own in (self.pauses, self.timers) if own not in (pauses, timers)]
         self._background = Background()
-        self.admission = admission or limits.admission(self.pauses)
-        self.circuit = Circuit() if circuit is None else circuit
+        self.admission: Admission = admission or limits.admission(self.pauses)
+        self.circuit: Circuit = Circuit() if circuit is None else circuit
         self.lists_changed: Callable[[str], None] = lambda method: None
         """Told when a backend says that a list has changed; set before the first session."""
         self._attached: dict[Identity, Attached] = {}
         self._ended: ByOwner[Loss] = ByOwner()
-        self.draining = False
+        self.draining: bool = False
         self._hurried = False
         self._call_limit: CallLimit | None = None
 

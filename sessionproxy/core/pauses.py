@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import anyio
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 BEAT: Final = 0.25
 """Seconds between two looks at the clock: of each pause so much counts all the same, and a limit

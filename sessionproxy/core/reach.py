@@ -9,7 +9,7 @@ for, and may keep something for that client's session. Neighbours: `backends.hos
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import ContextVar
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from .. import wire
 from ..wire import Bytes
@@ -18,7 +18,7 @@ from .exchange import Ask, Exchange, Outcome
 from .latch import Latch
 from .ports import Upstream
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from .garbage import MAX_LINES, WINDOW, Garbage
 from .ports import Switchboard, Upstream
 from .shown import Shown
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603

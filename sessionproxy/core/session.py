@@ -45,7 +45,7 @@ from .ports import Backend, Composed, Identity, Launcher, Losing
 from .start import Start, resume, shake_hands
 from .state import EndReason, SessionState, StopReason, advance
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -120,28 +120,28 @@ class Session:
         a list has changed. `counts`: the route's.
         """
         # Fixed for life.
-        self.identity = identity
-        self.label = label_of(identity)
-        self.opening = opening
-        self.client = client
-        self.keeps_id = keeps_id
-        self.opened_at = anyio.current_time()
+        self.identity: Identity = identity
+        self.label: str = label_of(identity)
+        self.opening: Opening = opening
+        self.client: ClientPort = client
+        self.keeps_id: bool = keeps_id
+        self.opened_at: float = anyio.current_time()
         self._call_limit = call_limit
         self._counts = Counts() if counts is None else counts
         self._closing = closing
         self._lists_changed = lists_changed
-        self.shared = shared
-        self.stateless = stateless
+        self.shared: bool = shared
+        self.stateless: bool = stateless
         self.welcome: bytes | None = None
         """How the backend introduced itself, where clients may come who have not heard it."""
         # Moves with each life of a backend.
-        self.state = SessionState.STARTING
-        self.start = Start()
-        self.stopped = self.start.settled  # replaced with every stop, and with an end that stops
+        self.state: SessionState = SessionState.STARTING
+        self.start: Start = Start()
+        self.stopped: Latch = self.start.settled  # replaced with every stop, or end that stops
         self.stop_reason: StopReason | None = None
         self.end_reason: EndReason | None = None
         self.loss: Loss | None = None
-        self.slept_at = math.inf
+        self.slept_at: float = math.inf
         self.version: str | None = None
         """The revision that was negotiated; None until a backend has answered `initialize`."""
         self._opener = opener
@@ -155,8 +155,8 @@ class Session:
         self._was_ready = False
         """This life of a backend has got as far as `READY`: its end is `finish`."""
         # Changes with every request.
-        self.memory = Memory()
-        self.idle_since = self.opened_at
+        self.memory: Memory = Memory()
+        self.idle_since: float = self.opened_at
         self._leases = 0
         self._silent_calls = 0
         self._asks = Asks(client)

@@ -6,10 +6,11 @@ Neighbours: `core.relay` shows them what it passes on, `backends.observed` what 
 import logging
 from collections.abc import Sequence
 from contextvars import Context, copy_context
+from typing import Final
 
 from .exchange import SETTLED, Forwarded, Hook
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class Shown:

@@ -23,7 +23,7 @@ from .latch import Latch
 from .memory import Memory, Opening
 from .ports import Backend
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 AT_ONCE: Final = 16
@@ -36,14 +36,14 @@ class Start:
     __slots__ = ("answer", "failure", "fell_over", "queued", "settled", "waiters")
 
     def __init__(self) -> None:
-        self.settled = Latch()
+        self.settled: Latch = Latch()
         self.failure: ProxyError | None = None
-        self.fell_over = False
+        self.fell_over: bool = False
         """It succeeded, and its backend ended before anybody who waited had used it."""
         self.answer: Outcome | None = None
         """Of `initialize`, once the backend gave one."""
-        self.queued = True
-        self.waiters = 0
+        self.queued: bool = True
+        self.waiters: int = 0
 
 
 class _Answer:

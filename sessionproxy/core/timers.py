@@ -15,7 +15,7 @@ import anyio
 
 from .pauses import Pauses
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 MAX_IDLE: Final = 64
 """Entries of cancelled timers that may stay until they are due, as long as they are fewer than the

@@ -28,7 +28,7 @@ from .questions import elicitation_of, input_request, lacking, unanswered, undec
 from .rounds import CANONICAL, digest_of, digest_of_answers
 from .turns import Turn, Turns
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 ASKING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Requests that may be answered with a question (2026-07-28 basic/patterns/mrtr)."""
@@ -173,9 +173,9 @@ class Call:
 
     def __init__(self, desk: Desk, number: int, exchange: Exchange, envelope: Envelope) -> None:
         self._desk = desk
-        self.number = number
-        self.method = exchange.method
-        self.envelope = envelope
+        self.number: int = number
+        self.method: str = exchange.method
+        self.envelope: Envelope = envelope
         params, may_ask = exchange.params, self.may_ask
         small = params is None or len(params) <= CANONICAL
         self._params = params if small and may_ask else None
@@ -183,10 +183,10 @@ class Call:
         exchange.client_token = progress_token(exchange.params, envelope.meta)
         self.outers: list[Exchange] = [exchange]
         """Requests of the client that wait for it, oldest first; none while it is parked."""
-        self.inner = self._begun_by(exchange)
+        self.inner: Exchange = self._begun_by(exchange)
         """What the backend works on."""
         # Moves with each round.
-        self.rounds = 0
+        self.rounds: int = 0
         self.stay: Exchange | None = None
         """Its hold on the session while it is parked."""
         self._turn: Turn | None = None

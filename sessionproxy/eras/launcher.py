@@ -32,7 +32,7 @@ from .rounds import Rounds
 from .to_handshake import ToHandshake
 from .to_modern import ToModern
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 OURSELVES: Final = Envelope(MODERN_VERSIONS[-1], b"{}", b'{"name":"sessionproxy","version":"1"}')
 """The envelope of requests on nobody's behalf."""

@@ -22,7 +22,7 @@ from ..errors import BackendGone
 from ..wire import Bytes, Envelope
 from ..wire.envelope import SUBSCRIPTION_KEY, text, with_envelope
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 MAX_URIS: Final = 1000
 """Resources that one session may be subscribed to; one more is refused."""
@@ -74,7 +74,7 @@ class Listening:
         self.wanted = wanted
         self.waiting = waiting
         self._over = over
-        self.exchange = Exchange(
+        self.exchange: Exchange = Exchange(
             "subscriptions/listen",
             with_envelope(wanted, envelope),
             client_id=b"",

@@ -29,7 +29,7 @@ from .questions import answers_of, lacking, undeclared
 from .rounds import Round, Rounds, digest_of, digest_of_answers
 from .turns import Turn, Turns
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 NO_LONGER: Final = "The request is no longer waiting for these answers; call again."
 
@@ -44,7 +44,7 @@ class ToHandshake:
     ) -> None:
         """`life` tells this backend from all others that a session has had, or ever will."""
         self.timers = timers
-        self.turns = Turns(timers)
+        self.turns: Turns = Turns(timers)
         self._identity = identity
         self._life = life
         self._upstream = upstream

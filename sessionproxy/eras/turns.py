@@ -31,9 +31,9 @@ class Turn:
 
     def __init__(self, call: "Call", number: int, keys: frozenset[str]) -> None:
         """`number`: which round of the call, from 1. `keys`: of the questions."""
-        self.call = call
-        self.number = number
-        self.keys = keys
+        self.call: Call = call
+        self.number: int = number
+        self.keys: frozenset[str] = keys
         self.answers: bytes | None = None
         """Digest of the answers that took it up; None: nobody has come back."""
         self.outcome: Outcome | None = None

@@ -31,7 +31,7 @@ from ..core.admission import retry_after
 from ..errors import BodyTimeout, HeadTimeout, HeadTooLarge, ProxyError, TooManyConnections
 from . import problems
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 REFUSALS_AT_ONCE: Final = 32
 """Connections above the limit that are told why; any more are closed unheard."""

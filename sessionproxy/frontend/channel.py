@@ -24,7 +24,7 @@ class Channel:
     """It is there as long as its channel is."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self.outbox = outbox
+        self.outbox: Outbox = outbox
         self.on_over: Callable[[], None] = lambda: None
         """Called when the session is over."""
 

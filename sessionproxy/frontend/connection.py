@@ -73,9 +73,9 @@ class Connection:
         self._gone_hooks: list[Callable[[], None]] = []
         self._started = False
         self._answered = False
-        self.credential = _NOBODY
+        self.credential: Credential = _NOBODY
         """What the request was let in with."""
-        self.gone = False
+        self.gone: bool = False
         """The client hung up before it had its whole answer, or has no right to it any more; known
         only while it is watched."""
 

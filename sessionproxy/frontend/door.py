@@ -11,14 +11,14 @@ import logging
 import os
 import socket
 import ssl
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from uvicorn import Config
 from uvicorn.server import ServerState
 
 from .bounds import REFUSALS_AT_ONCE, BoundedHttp
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class _Inside(asyncio.Protocol):

@@ -75,7 +75,7 @@ class Heads:
         `max_body`: bytes. `max_connections`: None for no limit; those refused are counted in
         `tally`.
         """
-        self.crowd = Crowd(max_connections, Counter() if tally is None else tally)
+        self.crowd: Crowd = Crowd(max_connections, Counter() if tally is None else tally)
         self.max_body = max_body
         self.keepalive = keepalive
         self._heads: dict[bytes, Head] = {}
@@ -311,7 +311,7 @@ class FastLane(BoundedHttp):
                 connection.admit(credential)
             await shortcut.answer_late(reply, session, connection)
 
-        self.cycle = RequestResponseCycle(
+        self.cycle: RequestResponseCycle = RequestResponseCycle(
             scope={"type": "http", "method": "POST"},  # type: ignore[arg-type] # all that is read
             transport=self.transport,
             flow=self.flow,
@@ -371,7 +371,7 @@ class FastLane(BoundedHttp):
         left = self._since + self.timeout_keep_alive - self.loop.time()
         if self._reply is not None or self._awaited or self._answering() or left > 0:
             pause = max(left, 1.0)
-            self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive_task: asyncio.TimerHandle | None = self.loop.call_later(
                 pause, self.timeout_keep_alive_handler
             )
         else:

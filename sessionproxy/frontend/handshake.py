@@ -9,7 +9,7 @@ which ends when the client hangs up. Neighbours: `frontend.endpoint` has let the
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..core.exchange import ClientPort, Exchange, Outcome
 from ..core.manager import Attached, SessionManager
@@ -55,7 +55,7 @@ from .serving import Serving
 from .shortcut import vouch
 from .stream import Streams
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):

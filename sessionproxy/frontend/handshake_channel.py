@@ -37,7 +37,7 @@ from .loss import begin_or_tell
 from .modern import Modern, welcome_of
 from .serving import Serving
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 256
 MAX_WAITING_BYTES: Final = 32 * 1024 * 1024

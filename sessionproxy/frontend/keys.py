@@ -24,7 +24,7 @@ from ..http import Headers, header_of
 from ..wire import Message
 from ..wire.envelope import KNOWN, KNOWN_SIZE, text
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 COOKIE: Final = "__Host-sessionproxy"
 """`__Host-`: the browser takes it over TLS alone and gives it to no other host (RFC 6265bis)."""

@@ -26,7 +26,7 @@ from ..wire.envelope import SUBSCRIPTION_KEY, text
 from .connection import Connection
 from .stream import EventStream
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 CAPABILITY: Final = {
     "toolsListChanged": "tools",
@@ -63,7 +63,7 @@ class Listener:
     def __init__(self, listen_id: bytes, wanted: Filter, stream: Stream) -> None:
         self.listen_id = listen_id
         self.wanted = wanted
-        self.uris = frozenset(wanted.resource_subscriptions)
+        self.uris: frozenset[str] = frozenset(wanted.resource_subscriptions)
         self.stream = stream
 
     def tell(self, method: str, params: Bytes | None = None) -> None:

@@ -89,7 +89,7 @@ class ModernChannel:
         self._tasks = tasks
         self._note = Note(about(idle=serving.idle))
         self._requests: dict[_Request, None] = {}
-        self.begun = False
+        self.begun: bool = False
         """The client has asked for more than what there is."""
 
     def take(self, message: Message) -> None:

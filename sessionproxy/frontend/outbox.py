@@ -17,7 +17,7 @@ from ..core.exchange import Outbound
 from ..wire import on_one_line
 from .stream import DROPPED_BYTES, EVENT_BYTES, KEPT_BYTES, TAKEN_BYTES, missing_note
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 CROWDED_BYTES: Final = 1024 * 1024
 """Bytes that wait from which on a client is not heard until it has read some of them."""
@@ -68,8 +68,8 @@ class Outbox:
         self._room: asyncio.Event | None = None
         self.tells = True
         """The client can be told, by a log message, that something was dropped."""
-        self.dropped = 0
-        self.ended = False
+        self.dropped: int = 0
+        self.ended: bool = False
         self.on_cut: Callable[[], None] = lambda: None
         """Called soon after the client was cut off."""
 

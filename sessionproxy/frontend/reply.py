@@ -63,7 +63,7 @@ class Reply:
         """What is answered by HTTP status instead."""
         self.telling: Telling | None = None
         """A loss of state that it tells of."""
-        self.status = 200
+        self.status: int = 200
         """Of a JSON answer."""
 
     @property
@@ -182,7 +182,7 @@ class ModernReply(Reply):
         """`note`: what its result is to say of its session."""
         super().__init__(_UNKEPT, expose_stderr=expose_stderr)
         self._note = note
-        self.said = False
+        self.said: bool = False
         """The note is on a result; an error has no place for it."""
         self._cancel: Callable[[], None] | None = None
 
@@ -207,7 +207,8 @@ class ModernReply(Reply):
                 self.said = True
                 result = noted(result, self._note, tool=exchange.treatment.tool)
             return wire.encode_result(exchange.client_id, result)
-        answer, self.status = problems.modern_answer(
+        answer, status = problems.modern_answer(
             exchange, outcome, expose_stderr=self._expose_stderr
         )
+        self.status: int = status
         return answer

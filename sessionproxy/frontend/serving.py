@@ -6,11 +6,12 @@ Neighbours: `app` fills it from the settings; whoever refuses a request says so 
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final
 
 from ..config import OnLoss
 from ..errors import ProxyError
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

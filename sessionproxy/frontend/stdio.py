@@ -25,7 +25,7 @@ from .modern_channel import ModernChannel
 from .outbox import Outbox
 from .pipes import Pipes, hung_up, lines_of, write_all
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 FLUSHED: Final = 1.0
 """Seconds that the client has to read what is left for it, once it has ended the conversation."""

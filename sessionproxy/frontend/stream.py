@@ -18,7 +18,7 @@ from ..core.exchange import Outbound, Outcome
 from ..errors import BackendBusy, SessionEnded, StreamNotKept
 from ..wire import encode_notification, on_one_line
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 KEPT_EVENTS: Final = 256
 """Events already taken that are kept for resuming; and those that wait while nobody reads."""
@@ -89,7 +89,7 @@ class EventStream:
     def __init__(self, number: int, *, expected: bool = False, numbered: bool = True) -> None:
         """`expected`: its first reader is on its way, and counts as there until `lost`.
         `numbered`: its events have ids, so that it can be resumed."""
-        self.number = number
+        self.number: int = number
         self._numbered = numbered
         self._expected = expected
         self._last = 0
@@ -106,8 +106,8 @@ class EventStream:
         self._reader = 0
         self._waiter: asyncio.Future[None] | None = None
         self.left_at: float | None = None
-        self.ended = False
-        self.dropped = 0
+        self.ended: bool = False
+        self.dropped: int = 0
         """Messages that were given up because nobody took them."""
         self.on_cut: Callable[[], None] | None = None
         """Called soon after the reader of a stream without numbers was cut off."""

@@ -17,7 +17,7 @@ from ..config import ConfigError
 from ..errors import Unauthorized
 from .request import Headers
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 ISSUER: Final = "static"
 """Who vouches for the subjects of a token file."""
@@ -43,8 +43,8 @@ class Credential:
     __slots__ = ("_told", "owner", "revoked")
 
     def __init__(self, owner: str) -> None:
-        self.owner = owner
-        self.revoked = False
+        self.owner: str = owner
+        self.revoked: bool = False
         self._told: set[Callable[[], None]] = set()
 
     def watch(self, call: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ class Certificate:
         """Raises: ConfigError: one of them cannot be read, or they do not belong together."""
         self._cert = Path(cert).expanduser()
         self._key = Path(key).expanduser()
-        self.context = _context()
+        self.context: ssl.SSLContext = _context()
         self.reread()
 
     def reread(self) -> None:

@@ -30,7 +30,7 @@ from ..wire import Bytes
 from . import attributes as names
 from .attributes import Attributes, said_by
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 TRANSPORTS: Final = {"stdio": "pipe", "http": "tcp"}
 """`network.transport`, by the kind of backend."""

@@ -17,7 +17,7 @@ from typing import Final
 
 import anyio
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 LOOK: Final = 0.25
 """Seconds between two looks, and between two counts of the loop."""
@@ -30,7 +30,7 @@ class Watchdog:
     """Watches the event loop in whose thread `running` is entered."""
 
     def __init__(self) -> None:
-        self.stalls = 0
+        self.stalls: int = 0
         """Times that the loop stood still."""
         self._counts = 0
         self._done = threading.Event()

@@ -35,9 +35,9 @@ class LineSplitter:
         """`empty`: empty lines mean something too."""
         self._max_line = max_line
         self._empty = empty
-        self.taken = 0
+        self.taken: int = 0
         """Bytes fed so far."""
-        self.ends = 0
+        self.ends: int = 0
         """Line ends in what was fed last, those of empty lines too."""
         self._parts: list[bytes | bytearray] = []
         self._held = 0

@@ -21,7 +21,7 @@ from ..template import Expanded
 from .ports import Enclosure, Ending, Tree
 from .shells import SHELL, kept_from_shells, path_of
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 ENTER: Final = 'echo 0 >"$0/cgroup.procs" || exit 126\nexec "$@"'
 """A process that joins before it becomes the command, so nothing of it is ever outside."""

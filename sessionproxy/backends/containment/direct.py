@@ -26,7 +26,7 @@ from .groups import end_recorded
 from .ports import Contained, Enclosure, Ending, Pipes, close_all, contained
 from .signals import kill_group, pidfd_of, send
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 """From `linux/prctl.h`."""
@@ -54,9 +54,9 @@ class Direct:
 
     def __init__(self, enclosure: Enclosure, *, own_process: bool) -> None:
         """`own_process`: nobody else has children in this process."""
-        self.name = enclosure.name
+        self.name: str = enclosure.name
         self._enclosure = enclosure
-        self.orphans = 0
+        self.orphans: int = 0
         self._own_process = own_process
         self._leaders: set[int] = set()
 

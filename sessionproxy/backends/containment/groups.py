@@ -17,7 +17,7 @@ from .cgroups import end_group
 from .ports import Ending
 from .signals import send, send_group
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _GONE: Final = -1
 """No process started then."""

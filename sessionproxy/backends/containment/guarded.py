@@ -30,7 +30,7 @@ from .groups import end_recorded
 from .ports import Contained, Enclosure, Ending, Pipes, close_all, contained, end_unwanted
 from .signals import kill_group
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 PROGRAM: Final = Path(__file__).with_name("guardian.py")
 
@@ -60,8 +60,8 @@ class Guarded:
     """A `Containment` whose backends are started by a guardian."""
 
     def __init__(self, enclosure: Enclosure) -> None:
-        self.name = enclosure.name
-        self.orphans = 0
+        self.name: str = enclosure.name
+        self.orphans: int = 0
         self._enclosure = enclosure
         self._guardians: list[_Guardian] = []
         self._instance: Path | None = None

@@ -7,10 +7,11 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from typing import Final
 
 from ..processes import Process, read_one
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 def start_of(pid: int) -> int | None:

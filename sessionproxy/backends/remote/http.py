@@ -29,7 +29,7 @@ from .session import UpstreamSession
 from .sse import EventReader
 from .web import POST_HEADERS, Letter, Web
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 NOTE_TIMEOUT: Final = 30.0
 """Seconds for a notification to be taken: what follows waits for it, so that order is kept."""

@@ -24,7 +24,7 @@ from .session import UpstreamSession, result_of
 from .sse import EVENTS, EventReader
 from .web import GET_HEADERS, Web, chunks, media_type, whole
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 FAIR: Final = 100
 """Messages of one read that are handed on at a time: all other sessions wait meanwhile."""

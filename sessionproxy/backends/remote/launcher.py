@@ -29,7 +29,7 @@ from .legacy import LegacySse
 from .target import Target
 from .web import Web
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 DESCRIPTORS: Final = 4
 """Connections that a session opens at once."""
@@ -58,7 +58,7 @@ class RemoteLauncher(anyio.AsyncContextManagerMixin):
         self._schemas = schemas
         self._background = Background()
         self._hurry = Latch()
-        self.carrier = target.carrier
+        self.carrier: Carrier = target.carrier
         """Which transport the server speaks, as far as known."""
 
     @asynccontextmanager

@@ -26,7 +26,7 @@ from .refusal import METHOD_NOT_FOUND, refusal_of
 from .sse import EVENTS, Event, EventReader
 from .web import GET_HEADERS, POST_HEADERS, Letter, Web, chunks, media_type
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 POST_TIMEOUT: Final = 30.0
 """Seconds for a message to be taken, which says nothing about its answer."""

@@ -16,7 +16,7 @@ from ...errors import BackendFailed, BackendRefused, ProxyError
 from .mirror import is_modern
 from .web import whole
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 MAX_BODY: Final = 64 * 1024
 """Bytes of a refusal that are read; a JSON-RPC error has a few hundred."""

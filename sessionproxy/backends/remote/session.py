@@ -25,7 +25,7 @@ from .refusal import Refusal, refusal_of
 from .sse import EVENTS, EventReader
 from .web import POST_HEADERS, Headers, Letter, Web, chunks, media_type, whole
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 MAX_ID: Final = 4096
 """Bytes of a session id that are accepted."""

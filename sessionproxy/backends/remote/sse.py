@@ -39,11 +39,11 @@ class EventReader:
 
     def __init__(self, max_size: int) -> None:
         """`max_size`: bytes of data in one event."""
-        self.last_id = b""
+        self.last_id: bytes = b""
         """Of the last event that had one: where a stream can be taken up again."""
         self.retry: float | None = None
         """Seconds that the server wants to pass before that."""
-        self.events = 0
+        self.events: int = 0
         """Events so far, those without data too."""
         self._max_size = max_size
         self._lines = LineSplitter(max_size + FIELD, empty=True)

@@ -67,7 +67,7 @@ class Target:
 
         Raises: ConfigError: one of them is wrong.
         """
-        self.url = _checked(url)
+        self.url: httpx2.URL = _checked(url)
         self.carrier = carrier
         self.forwards = forwards
         self._headers = _assigned(headers)

@@ -21,7 +21,7 @@ from ...core.latch import Latch
 from ...errors import BackendBusy, BackendFailed, BackendUnreachable
 from ...wire import Kind
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -73,10 +73,10 @@ class Letter:
     ) -> None:
         """`exchange`: of a request. `authorization`: of the caller, where that goes along; empty:
         it has none."""
-        self.message = message
-        self.exchange = exchange
-        self.authorization = authorization
-        self.waits = False
+        self.message: bytes = message
+        self.exchange: Exchange | None = exchange
+        self.authorization: bytes | None = authorization
+        self.waits: bool = False
         """The upstream has not taken it yet."""
 
 
@@ -89,7 +89,7 @@ class Web:
         self._label = label
         self._scopes: set[anyio.CancelScope] = set()
         self._idle = Latch()
-        self.closing = False
+        self.closing: bool = False
         """No task is started any more."""
         self._unsent = 0
         self._unsent_bytes = 0

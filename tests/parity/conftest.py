@@ -1,0 +1,11 @@
+"""Fixtures of this room."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> dict[str, object]:
+    """Settings that keep a test's backends to itself."""
+    return {"state_dir": str(tmp_path / "state"), "containment": "guardian"}

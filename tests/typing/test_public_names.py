@@ -1,0 +1,29 @@
+"""What strict type checkers read is all that is public (issue 5, shown by 5)."""
+
+import ast
+from pathlib import Path
+
+import sessionproxy
+
+USER = Path(__file__).with_name("user_of_everything.py")
+
+
+def test_every_public_name_is_used_by_the_user_of_everything() -> None:
+    """Issue 5: a user's file that uses all public names passes pyright strict; `scripts/test` has
+    pyright read it."""
+    tree = ast.parse(USER.read_text(encoding="utf-8"))
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "sessionproxy"
+        for alias in node.names
+    }
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert set(sessionproxy.__all__) == imported & used
+
+
+def test_every_public_name_is_there() -> None:
+    """Issue 5: also those that are imported once they are used."""
+    for name in sessionproxy.__all__:
+        assert getattr(sessionproxy, name) is not None
+        assert name in dir(sessionproxy)
