@@ -15,8 +15,9 @@ from .backends import Pool, SharedLauncher, Target, Template
 from .backends.composite import CompositeLauncher
 from .backends.hooked import HookedLauncher
 from .backends.introduction import Introduction
-from .backends.parts import Member, PartLauncher
-from .config import Mode, Settings
+from .backends.parts import Member
+from .backends.tapped import PartLauncher
+from .config import Mode, OnLoss, Settings
 from .core.admission import Admission
 from .core.circuit import Circuit
 from .core.exchange import Hook
@@ -195,6 +196,8 @@ class Assembly:
             members = [await self._member(held, route, admission) for route in routes]
             front = await self._together(held, members)
             servers = {route.name: await self._alone(held, route, admission) for route in routes}
+            for member in members:
+                _tell_both(member, servers[member.name], front)
         else:
             front = await self._alone(held, routes[0], admission, name=ROUTE)
             servers = {routes[0].name: front}
@@ -210,24 +213,30 @@ class Assembly:
 
     async def _member(self, held: AsyncExitStack, route: Route, admission: Admission) -> Member:
         member = Member(route.name, route.names, instead=route.instead)
-        member.manager = SessionManager(
+        member.manager = self._parts(route, place_of(route, admission))
+        member.spares = self._parts(route, None)
+        for manager in (member.manager, member.spares):
+            await held.enter_async_context(manager)
+        return member
+
+    def _parts(self, route: Route, admission: Admission | None) -> SessionManager:
+        return SessionManager(
             f"{route.name}/part",
-            self._traced(PartLauncher(route.backends, member), serves=False),
+            self._traced(PartLauncher(route.backends), serves=False),
             part_limits_from(route.settings),
             self.ground.ids,
             stateless=route.settings.mode is not Mode.SESSION,
-            admission=place_of(route, admission),
+            admission=admission,
             pauses=self.ground.pauses,
             timers=self.ground.timers,
             circuit=route.circuit,
         )
-        await held.enter_async_context(member.manager)
-        return member
 
     async def _together(self, held: AsyncExitStack, members: Sequence[Member]) -> Front:
         name = self.plan.name or "sessionproxy"
         introduction = Introduction(name, self.version, self.plan.instructions)
-        launcher = CompositeLauncher(members, introduction)
+        annotates = self.settings.on_loss is OnLoss.ANNOTATE
+        launcher = CompositeLauncher(members, introduction, annotates=annotates)
         await held.enter_async_context(launcher)
         return await self._front(
             held, ROUTE, launcher, whole_limits_from(self.settings), Circuit(), None
@@ -275,6 +284,18 @@ def provider_of(source: Source) -> str:
     if isinstance(source, Target):
         return "http"
     return source.kind if isinstance(source, Custom) else "memory"
+
+
+def _tell_both(member: Member, alone: Front, together: Front) -> None:
+    """Have both catalogues told of changes, whichever session they come up in: of the server's own
+    endpoint, or of all servers together. There the whole session tells its own catalogue."""
+
+    def changed(method: str) -> None:
+        alone.catalogue.changed(method)
+        together.catalogue.changed(method)
+
+    member.manager.lists_changed = alone.catalogue.changed
+    alone.manager.lists_changed = changed
 
 
 def place_of(route: Route, admission: Admission) -> Admission | None:

@@ -95,7 +95,7 @@ class Fronts:
         )
         async with AsyncExitStack() as held:
             aside = await held.enter_async_context(Aside())
-            catalogue = self._catalogue(name, launcher, circuit, aside)
+            catalogue = self._catalogue(name, launcher, circuit, aside, limits.start_timeout)
             manager.lists_changed = catalogue.changed
             await held.enter_async_context(manager)
             tasks = await held.enter_async_context(anyio.create_task_group())
@@ -104,14 +104,14 @@ class Fronts:
             tasks.cancel_scope.cancel()
 
     def _catalogue(
-        self, name: str, launcher: Launcher, circuit: Circuit, aside: Aside
+        self, name: str, launcher: Launcher, circuit: Circuit, aside: Aside, patience: float
     ) -> Catalogue:
         return Catalogue(
             name,
             launcher,
             OURSELVES,
             ttl=self.settings.catalogue_ttl,
-            timeout=self.settings.start_timeout,
+            timeout=patience,
             public=self.settings.catalogue_public,
             aside=aside,
             circuit=circuit,

@@ -304,7 +304,10 @@ def limits_from(settings: Settings) -> Limits:
 
 def whole_limits_from(settings: Settings) -> Limits:
     """Return the limits of sessions that have several servers, each of which has its own."""
-    return replace(_costless(backend_limits_from(settings), settings), call_timeout=None)
+    limits = _costless(backend_limits_from(settings), settings)
+    # Of the catalogue's: its servers wait for a place, start, and list, each for so long at most.
+    patience = settings.queue_timeout + 2 * settings.start_timeout + settings.stop_grace + LADDER
+    return replace(limits, call_timeout=None, start_timeout=patience)
 
 
 def part_limits_from(settings: Settings) -> Limits:

@@ -14,7 +14,7 @@ from sessionproxy import __version__
 from sessionproxy.cli import NOT_STDIO, STDIO_DEFAULTS
 from sessionproxy.config import Settings, flag_of
 from tests.rig.embedded import PYTHON, SCRIPTED, scripted, until
-from tests.rig.http import Client, connect, http
+from tests.rig.http import Client, calling, connect, http
 from tests.rig.modern import Modern
 from tests.rig.piped import process
 from tests.rig.proxy import DEMO, ROOT, proxy
@@ -336,3 +336,88 @@ async def test_the_ids_that_clients_send_in_meta_count_unless_others_are_named()
                 (await client.call(meta={"threadId": name}))["structuredContent"] for name in "ab"
             ]
             assert (found[0]["nonce"] != found[1]["nonce"]) is apart
+
+
+# -- several servers -------------------------------------------------------------------------------
+
+
+def written(tmp_path: Path, name: str, text: str) -> str:
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def of_two(**settings: object) -> str:
+    """A configuration of two servers, as a file has it."""
+    command, *args = SCRIPTED
+    server = {"command": command, "args": args}
+    return json.dumps({"mcpServers": {"one": server, "two": server}, "sessionproxy": settings})
+
+
+async def test_a_configuration_names_several_servers_and_settings(tmp_path: Path) -> None:
+    """Issue: `sessionproxy run --config servers.json`; what the command line says counts more."""
+    path = written(tmp_path, "servers.json", of_two(idle=7, max_sessions=9))
+    async with proxy((), "--config", path, "--idle", "8") as process:
+        async with connect(process.url) as client, http() as pool:
+            assert client.opened["result"]["serverInfo"]["name"] == "sessionproxy"
+            for name in ("one", "two"):
+                assert (await client.do(name=f"{name}_do"))["count"] == 1
+            response = await client.initialize()
+            assert response.status_code == 400
+            fresh = Client(pool, process.url)
+            assert (await fresh.initialize()).headers["sessionproxy-idle-timeout"] == "8"
+            own = Client(pool, f"{process.url.removesuffix('/mcp')}/servers/two/mcp")
+            await own.initialize()
+            assert (await own.do())["count"] == 1
+            ready = (await pool.get(f"{process.url.removesuffix('/mcp')}/readyz")).json()
+            assert set(ready["servers"]) == {"one", "two"}
+
+
+async def test_a_configuration_may_be_toml(tmp_path: Path) -> None:
+    """Issue: also TOML, with a `[sessionproxy]` part."""
+    command, *args = SCRIPTED
+    text = (
+        f"[sessionproxy]\nidle = 7\n[mcpServers.one]\ncommand = {json.dumps(command)}\n"
+        f"args = {json.dumps(args)}\n"
+    )
+    path = written(tmp_path, "servers.toml", text)
+    async with proxy((), "--config", path) as process, connect(process.url) as client:
+        assert (await client.do())["count"] == 1
+
+
+async def test_several_servers_serve_one_client_on_stdio(tmp_path: Path) -> None:
+    """PARITY 72: as a desktop client starts it."""
+    path = written(tmp_path, "servers.json", of_two())
+    async with process((), "--config", path) as client:
+        await client.initialize()
+        for name in ("one_do", "two_do"):
+            answer = await client.request("tools/call", calling(name=name))
+            assert answer["result"]["structuredContent"]["count"] == 1
+        client.close_stdin()
+        assert await client.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("{", [], ["servers.json"]),
+        ("{}", [], ["expected at least one server"]),
+        ('{"mcpServers": {"a": {"command": "x", "url": "http://y"}}}', [], ["mcpServers.a"]),
+        ('{"a": {"command": "x"}, "sessionproxy": {"idel": 1}}', [], ["sessionproxy.idel"]),
+        ('{"a": {"command": "x"}, "sessionproxy": {"idle": -1}}', [], ["idle", "at least 0"]),
+        ('{"a": {"command": "x"}}', ["--url", "http://y/mcp"], ["--url"]),
+        ('{"a": {"command": "x"}}', ["--", "cat"], ["--config", "COMMAND"]),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(
+    tmp_path: Path, text: str, options: list[str], says: list[str]
+) -> None:
+    """DESIGN 11: naming the key or path; exit 2; nothing started."""
+    path = written(tmp_path, "servers.json", text)
+    assert_one_line(cli("run", "--config", path, *options), *says)
+
+
+def test_a_configuration_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """DESIGN 11."""
+    path = str(tmp_path / "none.json")
+    assert_one_line(cli("run", "--config", path), path)

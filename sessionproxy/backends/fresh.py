@@ -1,12 +1,14 @@
 """A backend of its own for every request: nothing is kept from one to the next.
 
 To the session it is one backend that is always there. Each request starts a server, introduces the
-client, has its answer, and ends it again. Neighbours: `route` puts this around `eras`.
+client, has its answer, and ends it again; where the answer is a question (2026-07-28
+basic/patterns/mrtr), once that was answered. Neighbours: `route` puts this around `eras`.
 """
 
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, Self
 
 import anyio
@@ -16,7 +18,7 @@ from ..core.admission import Admission, Place
 from ..core.background import Background, Work
 from ..core.between import Between, instead_of
 from ..core.caller import ask
-from ..core.exchange import Exchange, Outcome
+from ..core.exchange import Exchange, Holder, Outcome
 from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
@@ -91,7 +93,12 @@ class Fresh:
         self.opening = opening
         self.level: Bytes | None = None
         """The parameters of the last `logging/setLevel`."""
-        self._works: dict[Exchange, _Work] = {}
+        self._works: dict[_Work, None] = {}
+        """All whose server is not gone yet."""
+        self._by_exchange: dict[Exchange, _Work] = {}
+        """Of those in flight."""
+        self._by_state: dict[str, _Work] = {}
+        """By the `requestState` with which its client may go on."""
 
     def request(self, exchange: Exchange) -> None:
         if exchange.method in SUBSCRIPTIONS:
@@ -101,7 +108,17 @@ class Fresh:
         elif exchange.method == "ping":
             exchange.settle(_DONE)
         else:
-            work = self._works[exchange] = _Work(self, exchange)
+            self._serve(exchange)
+
+    def _serve(self, exchange: Exchange) -> None:
+        state = None if exchange.envelope is None else exchange.envelope.state
+        work = None if state is None else self._by_state.get(state)
+        if work is not None:
+            self._by_exchange[exchange] = work
+            work.go_on(exchange)
+        else:
+            work = self._by_exchange[exchange] = _Work(self, exchange)
+            self._works[work] = None
             self.launcher.begin(work)
 
     def _set_level(self, params: Bytes | None) -> Outcome:
@@ -112,54 +129,76 @@ class Fresh:
 
     def notify(self, method: str, params: Bytes | None) -> None:
         if method != "notifications/initialized":
-            for work in self._works.values():
+            for work in self._works:
                 work.notify(method, params)
 
     def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
-        work = self._works.get(exchange)
+        work = self._by_exchange.pop(exchange, None)
         if work is not None:
-            work.cancel(params)
+            work.cancel(exchange, params)
 
     def in_flight(self) -> tuple[Exchange, ...]:
-        return tuple(exchange for exchange in self._works if exchange.outcome is None)
+        return tuple(self._by_exchange)
 
-    def gone(self, exchange: Exchange) -> None:
-        """The backend of a request is."""
-        self._works.pop(exchange, None)
+    # -- what works on requests --------------------------------------------------------------------
+
+    def settle(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Answer a request."""
+        self._by_exchange.pop(exchange, None)
+        exchange.settle(outcome)
+
+    def waits(self, work: "_Work", state: str) -> None:
+        """A server waits for its client to come back with a `requestState`."""
+        self._by_state[state] = work
+
+    def gone(self, work: "_Work") -> None:
+        """A server is."""
+        self._works.pop(work, None)
+        for state in [state for state, found in self._by_state.items() if found is work]:
+            del self._by_state[state]
 
     async def close(self) -> None:
-        """Wait until the backends of all requests are gone."""
-        works = tuple(self._works.values())
+        """Wait until the servers of all requests are gone."""
+        works = tuple(self._works)
         for work in works:
-            work.cancel(None)
+            work.end()
         for work in works:
             await work.over.wait()
 
 
 class _Work:
-    """One request, and the server that is started for it."""
+    """One request, those that go on with it, and the server that is started for them."""
 
     def __init__(self, fresh: Fresh, exchange: Exchange) -> None:
         self._fresh = fresh
         self._exchange = exchange
         self._params = exchange.params  # the session lets go of them
         self._work = Work()
-        self._answered = Latch()
+        self._done = Latch()
         self._backend: Backend | None = None
-        self._inner: Exchange | None = None
+        self._asked: dict[Exchange, Exchange | None] = {exchange: None}
+        """By those of the client that wait: what the server works on."""
+        self._stays: dict[Exchange, None] = {}
+        """Why the server is kept though nobody waits: it waits for its client."""
         self.over: Latch = Latch()
         """Nothing of it is left."""
 
     async def run(self) -> None:
+        outcome = Outcome(failure=BackendGone("The backend was stopped."))
         try:
             await self._work.run(self._serve)
+        except InitializeRefused as error:
+            outcome = Outcome(failure=error.with_traceback(None))
+            if self._exchange.method in OPENINGS:
+                outcome = Outcome(error=error.error)
         except ProxyError as error:
-            self._exchange.settle(Outcome(failure=error.with_traceback(None)))
+            outcome = Outcome(failure=error.with_traceback(None))
         except Exception:  # a fault of ours with one request must not end all sessions
             logger.exception("%r failed", self._exchange)
         finally:
-            self._exchange.settle(Outcome(failure=BackendGone("The backend was stopped.")))
-            self._fresh.gone(self._exchange)
+            for exchange in tuple(self._asked):
+                self._fresh.settle(exchange, outcome)
+            self._fresh.gone(self)
             self.over.set()
 
     async def _serve(self) -> None:
@@ -168,25 +207,25 @@ class _Work:
         async with fresh.launcher.admission.place(fresh.identity.owner) as place:
             try:
                 await self._with_server(place)
-            except InitializeRefused as error:
+            except InitializeRefused:
                 if not await fresh.launcher.refused(fresh.identity, fresh.opening):
-                    self._exchange.settle(Outcome(error=error.error))
-                    return
+                    raise
                 await self._with_server(place)
 
     async def _with_server(self, place: Place) -> None:
         """Raises: BackendStartFailed, InitializeRefused, Shortage: nothing stays."""
         fresh = self._fresh
         launching = fresh.launcher.launcher.launch(
-            fresh.identity, fresh.label, _Tap(fresh.upstream), fresh.opening
+            fresh.identity, fresh.label, _Tap(self, fresh.upstream), fresh.opening
         )
         async with launching as backend:
             welcome = await self._introduced(backend)
             place.started()
             if self._exchange.method in OPENINGS:
-                self._exchange.settle(Outcome(result=welcome))
+                self._settled(self._exchange, Outcome(result=welcome))
             else:
-                await self._asked(backend)
+                await self._begin(backend)
+            await self._done.wait()
 
     async def _introduced(self, backend: Backend) -> bytes:
         opening, seconds = self._fresh.opening, self._fresh.launcher.start_timeout
@@ -202,35 +241,87 @@ class _Work:
             return bytes(outcome.result)
         raise BackendStartFailed(f"The backend did not answer {opening.method} in {seconds:g} s.")
 
-    async def _asked(self, backend: Backend) -> None:
+    async def _begin(self, backend: Backend) -> None:
         """Have the server answer the request."""
         if self._fresh.level is not None and self._exchange.envelope is None:
             await ask(backend, "logging/setLevel", self._fresh.level)
-        if self._exchange.outcome is not None:
-            return
         self._backend = backend
-        method, params = self._exchange.method, self._params
-        self._inner = instead_of(self._exchange, method, params, self._settled)
-        backend.request(self._inner)
-        await self._answered.wait()
+        if self._exchange in self._asked:
+            self._send(self._exchange, self._params)
+        self._params = None
 
-    def _settled(self, outcome: Outcome) -> None:
-        self._exchange.settle(outcome)
-        self._answered.set()
+    def go_on(self, exchange: Exchange) -> None:
+        """Take a request with the answers to what the server has asked."""
+        self._asked[exchange] = None
+        self._send(exchange, exchange.params)
+
+    def _send(self, exchange: Exchange, params: Bytes | None) -> None:
+        assert self._backend is not None
+        inner = instead_of(exchange, exchange.method, params, partial(self._settled, exchange))
+        self._asked[exchange] = inner
+        self._backend.request(inner)
+
+    def _settled(self, exchange: Exchange, outcome: Outcome) -> None:
+        if self._asked.pop(exchange, self) is self:
+            return  # it was cancelled
+        state = text(wire.member(outcome.result, "requestState")) if self._stays else None
+        if state is not None:
+            self._fresh.waits(self, state)
+        self._fresh.settle(exchange, outcome)
+        self._end_if_done()
+
+    def held(self, stay: Exchange) -> None:
+        """The server is kept until this is settled."""
+        self._stays[stay] = None
+        stay.share = _Returns(stay.share, self)
+
+    def returned(self, stay: Exchange) -> None:
+        self._stays.pop(stay, None)
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if not self._asked and not self._stays:
+            self._done.set()
 
     def notify(self, method: str, params: Bytes | None) -> None:
         if self._backend is not None:
             self._backend.notify(method, params)
 
-    def cancel(self, params: Bytes | None) -> None:
-        """Tell the server, if there is one, and end it."""
-        if self._backend is not None and self._inner is not None:
-            self._backend.cancel(self._inner, params)
+    def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
+        """Tell the server, if there is one; end it, if nobody else waits."""
+        inner = self._asked.pop(exchange, None)
+        if self._backend is not None and inner is not None:
+            self._backend.cancel(inner, params)
+        if not self._asked and not self._stays:
+            self.end()
+
+    def end(self) -> None:
         self._work.cancel()
+
+
+class _Returns:
+    """A `Holder`, and what was there before it."""
+
+    def __init__(self, before: Holder | None, work: _Work) -> None:
+        self._before = before
+        self._work = work
+
+    def returned(self, exchange: Exchange) -> None:
+        if self._before is not None:
+            self._before.returned(exchange)
+        self._work.returned(exchange)
 
 
 class _Tap(Between):
     """The `Upstream` of the server of one request, whose end is not the session's."""
+
+    def __init__(self, work: _Work, upstream: Upstream) -> None:
+        super().__init__(upstream)
+        self._work = work
+
+    def hold(self, exchange: Exchange) -> None:
+        super().hold(exchange)
+        self._work.held(exchange)
 
     def ended(self, how: Exit) -> None:
         """What it had in flight is settled, which is all there was."""

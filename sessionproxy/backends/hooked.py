@@ -14,8 +14,7 @@ import anyio
 
 from .. import wire
 from ..core.background import Background, Work
-from ..core.between import Between
-from ..core.caller import Nobody
+from ..core.between import Between, instead_of, is_nobodys
 from ..core.exchange import Exchange, Outcome
 from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result
 from ..core.memory import Opening
@@ -24,6 +23,8 @@ from ..errors import ProxyError, RequestCancelled
 from ..wire import Bytes
 
 logger: Final = logging.getLogger(__name__)
+
+_NOT_WAITED_FOR: Final = b'{"reason":"nobody waits for it any more"}'
 
 _FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be served."}')
 
@@ -72,9 +73,11 @@ class Hooked(Between):
         self._hooks = hooks
         self._background = background
         self._server = identity.route
-        self._owner = None if isinstance(upstream, Nobody) else identity.owner
+        self._owner = None if is_nobodys(upstream) else identity.owner
         self._label = label
         self._running: dict[Exchange, Work] = {}
+        self._sent: dict[Exchange, list[Exchange]] = {}
+        """For each that has not come back: a hook may send more than one, or wait for none."""
 
     def request(self, exchange: Exchange) -> None:
         request = Request(
@@ -107,6 +110,7 @@ class Hooked(Between):
             outcome = _FAULTY
         finally:
             self._running.pop(exchange, None)
+            self._sent.pop(exchange, None)
             exchange.settle(outcome)
 
     def _next(self, exchange: Exchange, number: int) -> CallNext:
@@ -123,8 +127,16 @@ class Hooked(Between):
             found.append(outcome)
             came.set()
 
-        self.send_for(exchange, request.method, request.raw, answered)
-        await came.wait()
+        inner = instead_of(exchange, request.method, request.raw, answered)
+        self._sent.setdefault(exchange, []).append(inner)
+        self.backend.request(inner)
+        inner.params = None  # they may be large, and the answer may be a long time coming
+        try:
+            await came.wait()
+        finally:
+            if not found:  # the hook waits no longer
+                self.backend.cancel(inner, _NOT_WAITED_FOR)
+            self._sent[exchange].remove(inner)
         outcome = found[0]
         if outcome.error is not None:
             raise RequestFailed.read(outcome.error)
@@ -133,7 +145,8 @@ class Hooked(Between):
         return Result(bytes(outcome.result))
 
     def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
-        super().cancel(exchange, params)
+        for inner in self._sent.get(exchange, ()):
+            self.backend.cancel(inner, params)
         work = self._running.pop(exchange, None)
         if work is not None:
             work.cancel()
@@ -143,7 +156,7 @@ class Hooked(Between):
 
     def close(self) -> None:
         """Wait for nothing: the backend is being stopped."""
-        for work in self._running.values():
+        for work in tuple(self._running.values()):
             work.cancel()
 
 

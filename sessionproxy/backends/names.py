@@ -20,6 +20,9 @@ from ..wire.envelope import text
 
 NO_RULES: Final = Rules()
 
+MAX_TAGGED: Final = 10_000
+"""Components of one server whose tags are kept; the one listed first goes first."""
+
 _URI: Final = re.compile(r"([^:]+://)(.*)", re.DOTALL)
 """Scheme and rest; a template is no valid URI, but looks like one as far as this goes."""
 
@@ -82,8 +85,18 @@ def _completed(ref: Mapping[str, Raw]) -> Reference | None:
     return None if name is None else Reference(PROMPTS, name)
 
 
+def page_of(params: Bytes | None, cursor: Bytes | None) -> bytes:
+    """Return the parameters of a request for a page of a list, with the `_meta` of another one."""
+    fields: dict[str, Bytes] = {} if cursor is None else {"cursor": cursor}
+    meta = wire.members(wire.member(params, "_meta"))
+    meta.pop("progressToken", None)
+    if meta:
+        fields["_meta"] = wire.rebuilt(meta)
+    return wire.rebuilt(fields)
+
+
 class Names:
-    """Of one server. Pure, but for what it has learnt of the tags of tools."""
+    """Of one server. Pure, but for what it has learnt of the tags of its components."""
 
     def __init__(self, prefix: str = "", rules: Rules = NO_RULES) -> None:
         """`prefix`: empty for none; with several parts, as `outer/inner`."""
@@ -95,8 +108,9 @@ class Names:
             kind: {new: old for old, new in renames.items()}
             for kind, renames in self._renamed.items()
         }
-        self._tags: dict[str, frozenset[str]] = {}
-        """By original name: of tools that were listed."""
+        self._by_tags = bool(rules.include_tags or rules.exclude_tags)
+        self._tags: dict[tuple[str, str], frozenset[str]] = {}
+        """By list and original name, where the rules speak of tags."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -137,16 +151,27 @@ class Names:
 
     def shows(self, kind: Kind, original: str) -> bool:
         """Return whether a component may be seen and used."""
+        tags = self._tags.get((kind.method, original), frozenset[str]())
         if kind is TOOLS:
-            return self.rules.shows_tool(original, self._tags.get(original, frozenset()))
+            return self.rules.shows_tool(original, tags)
         if kind is PROMPTS:
-            return self.rules.shows_prompt(original, ())
-        return self.rules.shows_resource(original, ())
+            return self.rules.shows_prompt(original, tags)
+        return self.rules.shows_resource(original, tags)
 
     def must_list(self, kind: Kind, original: str) -> bool:
-        """Return whether only a list of the tools can say if this one may be used."""
-        by_tags = self.rules.include_tags or self.rules.exclude_tags
-        return kind is TOOLS and bool(by_tags) and original not in self._tags
+        """Return whether only a list can say if this component may be used."""
+        return self._by_tags and (kind.method, original) not in self._tags
+
+    def shows_unlisted(self, kind: Kind, original: str) -> bool:
+        """Return whether a component may be used though perhaps no list has it: what has a URI may
+        be one of a template's."""
+        return self.shows(kind, original) and (kind.by_uri or not self.must_list(kind, original))
+
+    def _learn(self, kind: Kind, original: str, item: Raw) -> None:
+        self._tags.pop((kind.method, original), None)
+        self._tags[kind.method, original] = _tags_of(item)
+        if len(self._tags) > MAX_TAGGED:
+            del self._tags[next(iter(self._tags))]
 
     # -- towards the server ------------------------------------------------------------------------
 
@@ -207,12 +232,13 @@ class Names:
         original = text(wire.member(item, kind.key))
         if original is None:
             return item
-        if kind is TOOLS:
-            self._tags[original] = _tags_of(item)
-        if not self.shows(kind, original):
-            return None
+        if self._by_tags:
+            self._learn(kind, original, item)
+        public = self.public(kind, original)
+        if not self.shows(kind, original) or self.original(kind, public) != original:
+            return None  # in the latter case another one was given its name
         fields: dict[str, Bytes] = {**wire.members(item)}
-        fields[kind.key] = msgspec.json.encode(self.public(kind, original))
+        fields[kind.key] = msgspec.json.encode(public)
         if kind is TOOLS:
             self._re_described(original, fields)
             if self.prefix and "_meta" in fields:

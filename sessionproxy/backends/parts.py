@@ -2,12 +2,15 @@
 
 A part is a session in the server's own manager, which thinks of starting, failing, waking and
 ending. What the server sends to its client goes past that session, straight to the whole.
-Neighbours: `backends.composite` is the whole; `route` makes the members and their managers.
+Neighbours: `backends.composite` is the whole; `backends.tapped` hands it what the server sends;
+`assembly` makes the members and their managers.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from math import ceil
 from typing import Final, Protocol, TypeAlias
 
 import anyio
@@ -15,14 +18,24 @@ import msgspec
 from msgspec import Raw
 
 from .. import wire
-from ..core.between import Instead, outer_of
 from ..core.exchange import Ask, Exchange, Outbound, Outcome
 from ..core.manager import SessionManager
-from ..core.memory import Loss, Opening
-from ..core.ports import Backend, Identity, Launcher, Upstream
+from ..core.memory import Loss, Memory, Opening
+from ..core.ports import Upstream
 from ..core.session import Session
 from ..core.state import EndReason, SessionState
-from ..errors import BackendStartFailed, Exit, ProxyError, TryLater
+from ..errors import (
+    BackendGone,
+    BackendSilent,
+    BackendStartFailed,
+    Draining,
+    ProxyError,
+    RouteResting,
+    SessionEnded,
+    SessionNotFound,
+    StateLost,
+    TryLater,
+)
 from ..wire import Bytes
 from .introduction import Welcome
 from .names import KINDS, Kind, Names
@@ -31,6 +44,13 @@ logger: Final = logging.getLogger(__name__)
 
 METHOD_NOT_FOUND: Final = -32601
 
+LISTED_AGAIN: Final = 5.0
+"""Seconds for which lists do without a server that could not be had: clients ask for four of them
+in a row, and each try costs a start."""
+
+MAX_OWNERS: Final = 1024
+"""Owners of whom is kept what a server told them about itself; the one met first goes first."""
+
 _CAPABILITY: Final = {
     "tools/list": "tools",
     "prompts/list": "prompts",
@@ -38,6 +58,9 @@ _CAPABILITY: Final = {
     "resources/templates/list": "resources",
     "tasks/list": "tasks",
 }
+
+
+_OVER: Final = (SessionState.ENDING, SessionState.CLOSED)
 
 
 Stand: TypeAlias = Callable[[str, Bytes | None], Bytes | None]
@@ -52,21 +75,38 @@ def _as_it_is(method: str, params: Bytes | None) -> Bytes | None:
 class Member:
     """A server, as those know it who put several together."""
 
-    whole_of: Callable[[Identity], "Whole | None"]
-    """Returns what a session of its manager is a part of. Set by the whole."""
-
     manager: SessionManager
-    """Of its parts alone. Set by whoever makes it."""
+    """Of its parts alone. Set by whoever makes it, as `spares` is."""
+
+    spares: SessionManager
+    """Of its parts in what is no client's: they take up nobody's place."""
 
     def __init__(self, name: str, names: Names, *, instead: Stand | None = None) -> None:
         """`instead`: says which requests another server of the session is to be sent."""
         self.name = name
         self.names = names
         self.instead: Stand = instead or _as_it_is
-        self.welcome: Welcome | None = None
-        """As it was met last, by whomever."""
+        self.capabilities: Mapping[str, Raw] | None = None
+        """As it was met last, by whomever; None: it was not."""
+        self._instructions: OrderedDict[str, str | None] = OrderedDict()
+        """By owner: a server may well say there what is only for the one it speaks to."""
         self.failure: str | None = None
         """Why it could not be had when it was asked for last; None: it could."""
+
+    def met(self, owner: str, welcome: Welcome) -> None:
+        """Take note of how it introduced itself. `owner`: to whom; empty: to nobody."""
+        self.failure = None
+        self.capabilities = welcome.capabilities
+        self._instructions[owner] = welcome.instructions
+        if len(self._instructions) > MAX_OWNERS:
+            self._instructions.popitem(last=False)
+
+    def welcome_for(self, owner: str) -> Welcome | None:
+        """Return how it introduces itself to an owner, as far as known."""
+        if self.capabilities is None:
+            return None
+        told = self._instructions.get(owner, self._instructions.get(""))
+        return Welcome(self.capabilities, told)
 
     def facts(self) -> dict[str, object]:
         """Return what `/readyz` shows of it."""
@@ -75,7 +115,7 @@ class Member:
         elif self.failure is not None:
             state = "down"
         else:
-            state = "up" if self.welcome is not None else "not met yet"
+            state = "up" if self.capabilities is not None else "not met yet"
         return {"status": state, "sessions": len(self.manager.registry)}
 
 
@@ -88,10 +128,8 @@ class Whole(Protocol):
     @property
     def opening(self) -> Opening: ...
 
-    def part(self, name: str) -> "Part": ...
-
     def ask(self, part: "Part", ask: Ask, exchange: Exchange | None) -> None:
-        """Take a question of a server's, which belongs to `exchange` of the client's, if to any."""
+        """Take a question of a server's. `exchange`: of ours, that it came for."""
         ...
 
     def tell(
@@ -109,16 +147,29 @@ class Whole(Protocol):
 class Part:
     """One server's. What can lose its state (`Losing`)."""
 
-    def __init__(self, member: Member, whole: Whole, owner: str, key: str, label: str) -> None:
-        """`owner`, `key` and `label`: of the whole session."""
+    def __init__(
+        self,
+        member: Member,
+        whole: Whole,
+        owner: str,
+        key: str,
+        label: str,
+        *,
+        everybodys: bool = False,
+    ) -> None:
+        """`owner`, `key` and `label`: of the whole session. `everybodys`: that is no client's."""
         self.member = member
-        self.level: Bytes | None = None
-        """The parameters of the last `logging/setLevel`."""
-        self._whole = whole
+        self.memory = Memory()
+        """Of all its sessions: what each is to be told when it starts."""
+        self.whole = whole
+        self._manager = member.spares if everybodys else member.manager
+        self._told_to = "" if everybodys else owner
         self._owner = owner
         self._key = key
         self._label = label
         self._session: Session | None = None
+        self._failure: tuple[float, ProxyError] | None = None
+        """When it could not be had last, and why; None: it could."""
         self._listed: dict[str, set[str]] = {}
         """By list: what the server has, under its own names."""
 
@@ -133,6 +184,11 @@ class Part:
     def names(self) -> Names:
         return self.member.names
 
+    @property
+    def welcome(self) -> Welcome | None:
+        """How it introduces itself to the owner of this session, as far as known."""
+        return self.member.welcome_for(self._told_to)
+
     # -- its session -------------------------------------------------------------------------------
 
     @property
@@ -146,37 +202,46 @@ class Part:
         """
         try:
             if exchange.outcome is None:
-                session = exchange.context.copy().run(self._opened)
-                await self.member.manager.ready(session)
+                session = self._opened()
+                await self._manager.ready(session)
                 self._met(session)
         except ProxyError as error:
             if not isinstance(error, TryLater):
                 self.member.failure = str(error)
-            raise self._named(error) from None
+            failure = self._named(error)
+            self._failure = anyio.current_time(), failure
+            raise failure from None
 
     def _opened(self) -> Session:
         """Return its session; a new one, where it has none or that one is over.
 
         Raises: Draining, RouteResting: nothing was started.
         """
-        session = self._session
-        if session is None or session.state in (SessionState.ENDING, SessionState.CLOSED):
-            manager, opening = self.member.manager, self._whole.opening
-            session = manager.part(self._owner, self._key, opening, _Unseen())
-            session.memory.log_level = self.level if self._may_log else None
-            logger.info("session %s: %s is session %s", self._label, self.name, session.label)
-            self._session = session
+        before = self._session
+        if before is not None and before.state not in _OVER:
+            return before
+        opening = self.whole.opening
+        session = self._manager.part(self._owner, self._key, opening, PartClient(self))
+        session.memory = self.memory
+        if before is not None:  # it slept for too long; its client has not been told for all that
+            session.loss = before.loss
+        logger.info("session %s: %s is session %s", self._label, self.name, session.label)
+        self._session = session
         return session
 
     def _met(self, session: Session) -> None:
-        self.member.failure = None
+        self._failure = None
         if session.welcome is not None:
-            self.member.welcome = Welcome.of(session.welcome)
+            self.member.met(self._told_to, Welcome.of(session.welcome))
 
     def request(self, inner: Exchange) -> None:
-        """Raises: SessionNotFound: it is not there any more."""
-        assert self._session is not None
-        self._session.request(inner)
+        """Send a request; one that comes too late fails."""
+        try:
+            if self._session is None:
+                raise SessionNotFound("it was not started")
+            self._session.request(inner)
+        except SessionNotFound as error:
+            inner.settle(Outcome(failure=self._named(error)))
 
     def cancel(self, inner: Exchange, params: Bytes | None) -> None:
         if self._session is not None:
@@ -190,24 +255,36 @@ class Part:
         """End its session, and wait until its backend is gone."""
         session = self._session
         if session is not None:
-            self.member.manager.end(session, EndReason.WHOLE_ENDED)
+            self._manager.end(session, EndReason.WHOLE_ENDED)
+            await session.start.settled.wait()  # of one that was just waking
             await session.stopped.wait()
 
     # -- what it has -------------------------------------------------------------------------------
 
     def offers(self, kind: Kind) -> bool:
         """Return whether it has such a list at all."""
-        capability = _CAPABILITY[kind.method]
-        return self.member.welcome is None or capability in self.member.welcome.capabilities
-
-    @property
-    def _may_log(self) -> bool:
-        return self.member.welcome is None or "logging" in self.member.welcome.capabilities
+        declared = self.member.capabilities
+        return declared is None or _CAPABILITY[kind.method] in declared
 
     @property
     def logs(self) -> bool:
-        welcome = self.member.welcome
-        return welcome is not None and "logging" in welcome.capabilities
+        return "logging" in (self.member.capabilities or ())
+
+    def patience(self) -> AbstractContextManager[object]:
+        """Return what cuts off a list that takes longer than a start may take."""
+        return self._manager.pauses.move_on_after(self._manager.limits.start_timeout)
+
+    def gave_no(self, kind: Kind) -> ProxyError:
+        """Return why there is no list, and do without this server for a while."""
+        seconds = self._manager.limits.start_timeout
+        failure = self._named(BackendSilent(f"It did not answer {kind.method} in {seconds:g} s."))
+        self._failure = anyio.current_time(), failure
+        return failure
+
+    def check_listed(self) -> None:
+        """Raises: ProxyError: it could not be had a moment ago."""
+        if self._failure is not None and anyio.current_time() < self._failure[0] + LISTED_AGAIN:
+            raise self._failure[1].fresh()
 
     def listed(self, kind: Kind, items: Raw | None, *, first: bool) -> list[Raw]:
         """Take a page of a list; return its items as they are in front. `first`: it is the first
@@ -226,6 +303,10 @@ class Part:
 
     def has(self, kind: Kind, original: str) -> bool:
         return original in self._listed.get(kind.method, ())
+
+    def known(self, kind: Kind) -> Collection[str]:
+        """Return what it has, under its own names, as far as known."""
+        return self._listed.get(kind.method, ())
 
     def check_refusal(self, kind: Kind, error: bytes) -> None:
         """A list was refused: a server without such a list may say so.
@@ -246,10 +327,33 @@ class Part:
         return outcome
 
     def _named(self, error: ProxyError) -> ProxyError:
-        """Return a failure that says whose it is."""
+        """Return a failure that says whose it is, and that is none of the whole session's."""
+        if isinstance(error, SessionNotFound | SessionEnded):
+            error = BackendGone("It was ended.")
+        elif isinstance(error, TryLater) and not isinstance(error, Draining):
+            why = "It does not start" if isinstance(error, RouteResting) else "There is no room"
+            again = ceil(error.retry_after)
+            error = BackendStartFailed(f"{why}; try again in {again} s ({error}).")
         named = error.fresh()
         named.server = self.name
         return named
+
+    def lost_meanwhile(self) -> ProxyError:
+        """Return what a request gets that was here when the server was still there."""
+        failure = BackendGone(f"It ended{self._why_lost()} before the request got to it.")
+        failure.executed = False
+        return self._named(failure)
+
+    def lost_before(self) -> ProxyError:
+        """Return what a request gets that nobody has looked at who tells of losses: this is told of
+        now."""
+        why, self.loss = self._why_lost(), None
+        text = f"Its state was lost{why}. A fresh backend is ready; repeat your steps."
+        return self._named(StateLost(text))
+
+    def _why_lost(self) -> str:
+        loss = self.loss
+        return "" if loss is None else f" ({loss.exit or loss.reason})"
 
     # -- what was lost -----------------------------------------------------------------------------
 
@@ -273,6 +377,10 @@ class Part:
 
     # -- from the server ---------------------------------------------------------------------------
 
+    def begins(self) -> None:
+        """Another backend begins for it."""
+        self._listed.clear()
+
     def changed(self, method: str) -> None:
         """One of its lists has changed."""
         for kind in KINDS.values():
@@ -280,91 +388,15 @@ class Part:
                 self._listed.pop(kind.method, None)
 
 
-class PartLauncher:
-    """A `Launcher` around a server's: what the server sends goes to the whole."""
-
-    def __init__(self, launcher: Launcher, member: Member) -> None:
-        self._launcher = launcher
-        self._member = member
-
-    @asynccontextmanager
-    async def launch(
-        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
-    ) -> AsyncGenerator[Backend]:
-        whole = self._member.whole_of(identity)
-        if whole is None:
-            raise BackendStartFailed("The session that it was to be a part of is over.")
-        tap = _Tap(whole, whole.part(self._member.name), upstream)
-        async with self._launcher.launch(identity, label, tap, opening) as backend:
-            yield backend
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return await self._launcher.refused(identity, opening)
-
-
-class _Tap:
-    """The `Upstream` of one server: to the whole goes what is for the client, to its own session
-    what is about itself."""
-
-    def __init__(self, whole: Whole, part: Part, session: Upstream) -> None:
-        self._whole = whole
-        self._part = part
-        self._session = session
-
-    def ask(self, ask: Ask, exchange: Exchange | None) -> None:
-        self._whole.ask(self._part, ask, _clients(exchange))
-
-    def withdraw(self, ask: Ask, params: Bytes | None) -> None:
-        self._whole.upstream.withdraw(ask, params)
-
-    def notification(
-        self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
-    ) -> None:
-        if wire.method_of(method).lists:
-            self._part.changed(method)
-            self._session.notification(method, params, encoded, None)
-        self._whole.tell(self._part, method, params, encoded, _clients(exchange))
-
-    def hold(self, exchange: Exchange) -> None:
-        """Keep both from being idle: the whole by a request that is settled together with this."""
-        self._session.hold(exchange)
-        stay = Exchange(exchange.method, None, client_id=b"0", sink=_Stay())
-        exchange.share = _Returns(stay)
-        self._whole.upstream.hold(stay)
-
-    def ended(self, how: Exit) -> None:
-        self._session.ended(how)
-
-
-class _Returns:
-    """A `Holder` that has another exchange settled with one."""
-
-    def __init__(self, stay: Exchange) -> None:
-        self._stay = stay
-
-    def returned(self, exchange: Exchange) -> None:
-        self._stay.settle(exchange.outcome or Outcome())
-
-
-class _Stay:
-    """Where the answer goes to an exchange that is there to hold a session. A `ReplySink`."""
-
-    attached = False
-
-    def takes(self, method: str) -> int:
-        return 0
-
-    def message(self, message: Outbound) -> None: ...
-
-    def settled(self, exchange: Exchange) -> None: ...
-
-
-class _Unseen:
+class PartClient:
     """The `ClientPort` of a part's session: its client is the whole's."""
 
     listening = False
     left_at: float | None = None
     size = 0
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
 
     def message(self, message: Outbound) -> None: ...
 
@@ -373,13 +405,6 @@ class _Unseen:
     def asleep(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-def _clients(exchange: Exchange | None) -> Exchange | None:
-    """Return the client's request that a message belongs to. What is sent for no request of the
-    client's is none of its."""
-    found = outer_of(exchange)
-    return found if exchange is not None and isinstance(exchange.sink, Instead) else None
 
 
 def _items(items: Raw) -> list[Raw]:

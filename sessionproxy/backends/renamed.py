@@ -15,14 +15,16 @@ from ..core.exchange import Ask, Exchange, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
 from ..wire import Bytes
-from .names import TOOLS, Names, Reference, reference_of
+from .names import TOOLS, Names, Reference, page_of, reference_of
 
 UPDATED: Final = "notifications/resources/updated"
 
 MAX_PAGES: Final = 1000
-"""Pages of a list that are fetched to learn what a tool is tagged with."""
+"""Pages of a list that are fetched to learn what a component is tagged with."""
 
 NOT_FOUND: Final = -32002
+"""Of a resource, in the handshake era; the modern one has another code for it."""
+
 INVALID_PARAMS: Final = -32602
 
 
@@ -67,7 +69,7 @@ class Renamed(Between):
         self, exchange: Exchange, params: Bytes | None, reference: Reference, original: str | None
     ) -> None:
         if original is None or not self._names.shows(reference.kind, original):
-            exchange.settle(unknown(reference))
+            exchange.settle(unknown(exchange, reference))
         else:
             self._pass_on(exchange, self._names.request(exchange.method, params, original))
 
@@ -83,23 +85,27 @@ class Renamed(Between):
     def _list_first(
         self, exchange: Exchange, params: Bytes | None, reference: Reference, original: str
     ) -> None:
-        """Learn what a tool is tagged with, then go on with its call."""
-        pages = 0
+        """Learn what a component is tagged with, then go on with what is asked of it."""
+        kind, pages = reference.kind, 0
 
         def list_page(cursor: Bytes | None) -> None:
             nonlocal pages
             pages += 1
-            page = _page_params(params, cursor)
-            self.send_for(exchange, TOOLS.method, page, listed)
+            page = page_of(params, cursor)
+            self.send_for(exchange, kind.method, page, listed)
 
         def listed(outcome: Outcome) -> None:
+            if outcome.failure is not None:
+                exchange.settle(outcome)
+                return
             fields = wire.members(outcome.result)
-            if TOOLS.member in fields:
-                self._names.listed(TOOLS, fields[TOOLS.member])
+            if kind.member in fields:
+                self._names.listed(kind, fields[kind.member])
             cursor = fields.get("nextCursor")
-            found = not self._names.must_list(TOOLS, original)
+            found = not self._names.must_list(kind, original)
             if found or cursor is None or bytes(cursor) == b"null" or pages >= MAX_PAGES:
-                self._send(exchange, params, reference, original if found else None)
+                shows = self._names.shows_unlisted(kind, original)
+                self._send(exchange, params, reference, original if shows else None)
             else:
                 list_page(cursor)
 
@@ -120,21 +126,11 @@ class Renamed(Between):
         super().notification(method, params, encoded, exchange)
 
 
-def _page_params(params: Bytes | None, cursor: Bytes | None) -> bytes:
-    """Return the parameters of a request for a page of a list, with the `_meta` of a call."""
-    fields: dict[str, Bytes] = {} if cursor is None else {"cursor": cursor}
-    meta = wire.members(wire.member(params, "_meta"))
-    meta.pop("progressToken", None)
-    if meta:
-        fields["_meta"] = wire.rebuilt(meta)
-    return wire.rebuilt(fields)
-
-
-def unknown(reference: Reference) -> Outcome:
+def unknown(exchange: Exchange, reference: Reference) -> Outcome:
     """Return what a request gets about something that is not there, or not to be seen."""
     if reference.kind.by_uri:
         error = {
-            "code": NOT_FOUND,
+            "code": INVALID_PARAMS if exchange.envelope is not None else NOT_FOUND,
             "message": "Resource not found",
             "data": {"uri": reference.name},
         }

@@ -9,6 +9,7 @@ from typing import Self
 
 from ..errors import Exit
 from ..wire import Bytes
+from .caller import Nobody
 from .exchange import Ask, Exchange, Outbound, Outcome
 from .ports import Backend, Composed, Losing, Upstream
 
@@ -55,6 +56,20 @@ def outer_of(exchange: Exchange | None) -> Exchange | None:
     if exchange is not None and isinstance(exchange.sink, Instead):
         return exchange.sink.outer
     return exchange
+
+
+def client_of(exchange: Exchange) -> Exchange:
+    """Return the client's own request that `exchange` is sent for, through however many."""
+    while isinstance(exchange.sink, Instead):
+        exchange = exchange.sink.outer
+    return exchange
+
+
+def is_nobodys(upstream: Upstream) -> bool:
+    """Return whether there is no client behind it, through however many stand between."""
+    while isinstance(upstream, Between):
+        upstream = upstream.upstream
+    return isinstance(upstream, Nobody)
 
 
 class Between:

@@ -80,6 +80,10 @@ class _Question(msgspec.Struct):
         return wire.with_member(self.params, "elicitationId", named) or self.params
 
 
+class Own(Instead):
+    """Of a request that the bridge sends itself: others stand between, too."""
+
+
 class Driven:
     """A request on its way through all the rounds that the backend wants."""
 
@@ -111,7 +115,7 @@ class Driven:
             self._outer.method,
             params,
             client_id=b"",
-            sink=Instead(self._outer, self._answered),
+            sink=Own(self._outer, self._answered),
             context=self._outer.context,
             envelope=envelope,
         )

@@ -12,8 +12,7 @@ from typing import Final
 from msgspec import Raw
 
 from .. import wire
-from ..core.between import Instead
-from ..core.caller import Nobody
+from ..core.between import is_nobodys
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.ports import Backend, Upstream
 from ..core.timers import Timers
@@ -22,7 +21,7 @@ from ..wire import Bytes, Envelope
 from ..wire.envelope import LOG_LEVELS, SUBSCRIPTION_KEY, text
 from ..wire.methods import METHODS
 from ..wire.welcome import discover_params, envelope_of_initialize, initialize_result
-from .driven import Driven
+from .driven import Driven, Own
 from .subscription import DONE, Listening, Subscription, subscription_of
 
 DEFAULT_LEVEL: Final = "info"
@@ -117,7 +116,7 @@ class ToModern:
 
         def answered(outcome: Outcome) -> None:
             exchange.settle(outcome)
-            if outcome.result is not None and not isinstance(self._upstream, Nobody):
+            if outcome.result is not None and not is_nobodys(self._upstream):
                 capabilities = _capabilities_of(outcome.result)
                 self._logs = "logging" in capabilities
                 self._subscription.hear_lists(capabilities)
@@ -140,7 +139,7 @@ class ToModern:
     def _ask_first(
         self, exchange: Exchange, params: Bytes | None, answered: Callable[[Outcome], None]
     ) -> None:
-        sink = Instead(exchange, answered)
+        sink = Own(exchange, answered)
         self.backend.request(
             Exchange("server/discover", params, client_id=b"0", sink=sink, context=exchange.context)
         )
@@ -162,7 +161,7 @@ class ToModern:
             self.backend.cancel(exchange, params)
 
     def in_flight(self) -> tuple[Exchange, ...]:
-        ours = (Instead, Listening)
+        ours = (Own, Listening)
         others = (e for e in self.backend.in_flight() if not isinstance(e.sink, ours))
         return (*self._driven, *self._subscription.in_flight(), *others)
 
@@ -201,7 +200,7 @@ class ToModern:
             exchange = self._hearing(params, exchange)
             if exchange is None:
                 return
-        if exchange is not None and isinstance(exchange.sink, Instead):
+        if exchange is not None and isinstance(exchange.sink, Own):
             exchange = exchange.sink.outer
         elif wire.method_of(method).unrelated:  # modern clients hear of it where they listen
             exchange = None

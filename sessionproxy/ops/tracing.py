@@ -23,7 +23,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 from .. import wire
 from ..core.exchange import Exchange, Forwarded, Hook, Outcome
 from ..core.memory import Opening
-from ..core.ports import Backend, Identity, Launcher, Upstream
+from ..core.ports import Backend, Composed, Identity, Launcher, Losing, Upstream
 from ..core.session import Session
 from ..http.request import Scope
 from ..wire import Bytes
@@ -176,6 +176,7 @@ class _TracedBackend:
     ) -> None:
         self._serves = serves
         self._backend = backend
+        self._parts = backend if isinstance(backend, Composed) else None
         self._session = session
         self._tracing = tracing
 
@@ -204,6 +205,13 @@ class _TracedBackend:
 
     def in_flight(self) -> tuple[Exchange, ...]:
         return self._backend.in_flight()
+
+    @property
+    def bereaved(self) -> bool:
+        return self._parts is not None and self._parts.bereaved
+
+    def bereft(self, exchange: Exchange) -> Losing | None:
+        return None if self._parts is None else self._parts.bereft(exchange)
 
 
 # -- what spans say --------------------------------------------------------------------------------
