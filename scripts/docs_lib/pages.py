@@ -74,6 +74,7 @@ PUBLIC: Final[Mapping[str, tuple[str, ...]]] = {
         "Forwarded",
         "Exchange",
         "current_exchange",
+        "current_request",
     ),
     "Errors": (
         "ConfigError",
