@@ -4,10 +4,11 @@ Neighbours: `client.connection` connects it, `client.calls` has the calls, `clie
 handlers; `client.provider` and `client.proxy` make proxies of it.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 from weakref import WeakSet
 
 import mcp_types as types
@@ -39,6 +40,8 @@ from .link import Listener
 from .runtime import Held
 from .shared import ConnectedSource
 from .targets import NO_RULES, ProxyTarget, plan_of, servers_of
+
+_FAMILIES: Final = itertools.count(1)
 
 CLIENT_SETTINGS = {"idle": 0.0, "linger": 0.0}
 """Unless said otherwise: a client says itself how long it needs its server."""
@@ -74,6 +77,8 @@ class ProxyClient(Calls):
         """
         self.target = target
         self.name = name
+        self.family: int = next(_FAMILIES)
+        """The same for all its copies: what one of them is shown, all are."""
         self.handlers: Handlers = Handlers(
             roots=roots_handler,
             sampling=sampling_handler,

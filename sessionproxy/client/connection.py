@@ -90,7 +90,13 @@ async def connected(
     desk = Desk(handlers, background)
     opening = Opening(opening_params(handlers, name, VERSION))
     links: list[Link] = []
-    tap = Tap(desk, lambda: links[0].session if links else None, lambda: links[0].welcome)
+    tap = Tap(
+        desk,
+        background,
+        session=lambda: links[0].session if links else None,
+        wake=lambda: links[0].awake(),
+        welcome=lambda: links[0].welcome,
+    )
     async with (
         background,
         running(settings, plan, around=lambda launcher: TapLauncher(launcher, tap)) as found,

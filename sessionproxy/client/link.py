@@ -177,17 +177,25 @@ class Link:
         session.notify("notifications/initialized", None)
         self.session = session
 
-    async def ready(self) -> Session:
+    async def awake(self) -> Session:
         """Return its session, with a backend.
 
-        Raises: StateLost: its backend is gone with all that was built up in it, told once.
-            ProxyError: it cannot be had.
+        Raises: ProxyError: it cannot be had.
         """
         session = self.session
         if session is None:
             raise BackendGone("The client is not connected.")
         if session.state is not SessionState.READY:
             await self._manager.ready(session)
+        return session
+
+    async def ready(self) -> Session:
+        """Return its session, with a backend.
+
+        Raises: StateLost: its backend is gone with all that was built up in it, told once.
+            ProxyError: it cannot be had.
+        """
+        session = await self.awake()
         if session.loss is not None:
             how, session.loss = session.loss, None
             reason = how.exit or how.reason.value

@@ -74,8 +74,8 @@ class ProxyProvider:
         self.client_factory = client_factory
         self.cache_ttl = cache_ttl
         self._lists = TTLCache[tuple[str, int], list[Any]](MAX_LISTS, ttl=cache_ttl)
-        """By list, and the client's session that it came from; 0: of clients that have none for
-        long."""
+        """By list, and the client's session that it came from; where that does not last, by the
+        client that it is a copy of, negative."""
 
     # -- components --------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class ProxyProvider:
         """Return what tells sessions of servers apart, and have the lists of one forgotten when it
         says that they have changed."""
         link = client.connection.link
-        key = 0 if client.is_last else link.number
+        key = -client.family if client.is_last else link.number
         if self not in link.port.told:
             link.port.told.add(self)
             link.port.listeners.append(lambda method, params: self._changed(method, key))

@@ -5,19 +5,21 @@ request it belongs to; on a pipe that is a guess where several have requests in 
 is refused. Neighbours: `client.runtime` puts the tap behind a client's session.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Reversible
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Reversible
 from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Final
 
 from .. import wire
 from ..backends.attribution import Attribution
+from ..core.background import Background
 from ..core.between import Instead, instead_of
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
 from ..core.reach import REACH, Reach, Scope
 from ..core.session import Session
+from ..core.state import SessionState
 from ..errors import BackendGone, Exit, ProxyError
 from ..wire import Bytes
 from ..wire.envelope import progress_token
@@ -69,12 +71,29 @@ class Party:
         self._inner[exchange] = inner
         self._tokens[exchange] = progress_token(exchange.params)
         session = self._tap.session()
+        if session is not None and session.state is not SessionState.READY:
+            self._tap.background.start(self._send_once_awake, exchange, inner)
+        else:
+            self._send(session, inner)
+
+    def _send(self, session: Session | None, inner: Exchange) -> None:
         try:
             if session is None:
                 raise BackendGone("The client is not connected.")
             session.request(inner)
         except ProxyError as error:
             inner.settle(Outcome(failure=error.with_traceback(None)))
+
+    async def _send_once_awake(self, exchange: Exchange, inner: Exchange) -> None:
+        """The client's backend has stopped: have it started again, then send what is still wanted.
+        What was lost, the client is told with its own next call."""
+        try:
+            session = await self._tap.wake()
+        except ProxyError as error:
+            inner.settle(Outcome(failure=error.with_traceback(None)))
+            return
+        if self._inner.get(exchange) is inner:
+            self._send(session, inner)
 
     def notify(self, method: str, params: Bytes | None) -> None:
         session = self._tap.session()
@@ -102,9 +121,19 @@ class Tap:
     proxy goes there, the rest to the client's own session."""
 
     def __init__(
-        self, desk: Desk, session: Callable[[], Session | None], welcome: Callable[[], bytes]
+        self,
+        desk: Desk,
+        background: Background,
+        *,
+        session: Callable[[], Session | None],
+        wake: Callable[[], Awaitable[Session]],
+        welcome: Callable[[], bytes],
     ) -> None:
+        """`session`: the client's; None: it is not connected. `wake` has it get a backend again, or
+        raises a ProxyError."""
         self.desk = desk
+        self.background = background
+        self.wake = wake
         self.session = session
         self.welcome = welcome
         self.parties: set[Party] = set()

@@ -5,7 +5,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -43,6 +44,7 @@ from sessionproxy.config import Carrier
 from sessionproxy.core.catalogue import UNAVAILABLE_KEY
 from sessionproxy.servers import configuration_from
 from tests.rig.embedded import gone, lives, scripted, until
+from tests.rig.http import connect
 from tests.rig.proxy import PROGRAM, ROOT, proxy
 from tests.rig.sdk import FORM
 from tests.rig.upstream import upstream
@@ -452,7 +454,7 @@ class LikeFastMCP:
     def __init__(self) -> None:
         self.runs: list[str] = []
         self.value: str | None = None
-        self._within = 0
+        self.sessions = 0
         self._mcp_server = Server[None](
             "fast", on_list_tools=self._list, on_call_tool=self._call, lifespan=self._proxied
         )
@@ -465,8 +467,14 @@ class LikeFastMCP:
         said = types.TextContent(type="text", text=str(self.value))
         return types.CallToolResult(content=[said])
 
-    def _proxied(self, server: object) -> "Entered":
-        return self._lifespan_manager()
+    @asynccontextmanager
+    async def _proxied(self, server: object) -> AsyncGenerator[None]:
+        async with self._lifespan_manager():
+            self.sessions += 1
+            try:
+                yield
+            finally:
+                self.sessions -= 1
 
     def _lifespan_manager(self) -> "Entered":
         return Entered(self)
@@ -500,11 +508,20 @@ async def test_row_07_servers_of_fastmcp_have_one_lifespan_for_all_sessions(stat
     takes nothing away from the second."""
     server = LikeFastMCP()
     made = create_proxy(server, **state)  # pyright: ignore[reportArgumentType] # by its shape
-    async with fronted(made) as url, Client(url, mode="legacy") as second:
-        async with Client(url, mode="legacy") as first:
-            assert text_of(await first.call_tool("value", {})) == "value 1"
-            assert text_of(await second.call_tool("value", {})) == "value 1"
-        assert text_of(await second.call_tool("value", {})) == "value 1"
+    call: dict[str, Any] = {"name": "value", "arguments": {}}
+    async with fronted(made) as url:
+        async with connect(url) as first, connect(url) as second:
+            for client in (first, second):
+                told = await client.request("tools/call", call)
+                assert told["result"]["content"][0]["text"] == "value 1"
+            await first.delete()
+            await until(lambda: server.sessions == 1)
+            told = await second.request("tools/call", call)
+            assert told["result"]["content"][0]["text"] == "value 1"
+            await second.delete()
+            await until(lambda: server.sessions == 0)
+        async with Client(url, mode="legacy") as third:
+            assert text_of(await third.call_tool("value", {})) == "value 1"
         assert server.runs == ["in"]
     assert server.runs == ["in", "out"]
 

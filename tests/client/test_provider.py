@@ -1,0 +1,197 @@
+"""What a provider keeps, and for whom (PARITY 16, 66)."""
+
+import logging
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, MCPError
+from mcp.server.mcpserver import Context, MCPServer
+
+from sessionproxy import ProxyClient, ProxyProvider, create_proxy, current_request
+from tests.parity.rig import complete, facts_of, fronted, fronts, text_of
+from tests.rig.embedded import until
+
+State = dict[str, Any]
+
+
+def growing() -> MCPServer[Any]:
+    """A server that has one more tool after each call of `grow`, and tells."""
+    server = MCPServer[Any]("growing")
+
+    @server.tool()
+    async def grow(ctx: Context) -> str:
+        name = f"more{len(await server.list_tools())}"
+        server.add_tool(lambda: name, name=name)
+        await ctx.session.send_tool_list_changed()
+        return name
+
+    @server.tool()
+    async def fail() -> str:
+        raise ValueError("it cannot")
+
+    assert callable(grow)
+    assert callable(fail)
+    return server
+
+
+class Listing(ProxyClient):
+    """Counts how often tools are listed."""
+
+    lists = 0
+
+    async def list_tools(self) -> list[Any]:
+        Listing.lists += 1
+        return await super().list_tools()
+
+
+@pytest.fixture(autouse=True)
+def from_zero() -> None:
+    Listing.lists = 0
+
+
+async def test_a_list_is_kept_until_the_server_says_that_it_has_changed(state: State) -> None:
+    """PARITY 66: `list_changed` invalidates; a list call asks always, and is kept."""
+    async with Listing(growing(), **state) as client:
+        provider = ProxyProvider(lambda: client)
+        assert await provider.get_tool("more2") is None
+        assert await provider.get_tool("grow") is not None
+        assert Listing.lists == 1
+        assert text_of(await client.call_tool("grow")) == "more2"
+        with anyio.fail_after(10):
+            while await provider.get_tool("more2") is None:
+                await anyio.lowlevel.checkpoint()
+        assert Listing.lists == 2
+        await provider.list_tools()
+        assert Listing.lists == 3
+        assert await provider.get_tool("more2") is not None
+        assert Listing.lists == 3
+
+
+async def test_nothing_is_kept_where_the_ttl_is_zero_or_over(state: State) -> None:
+    """PARITY 66: `cache_ttl`, in seconds."""
+    async with Listing(growing(), **state) as client:
+        off, brief = ProxyProvider(lambda: client, cache_ttl=0), ProxyProvider(lambda: client)
+        for _ in range(2):
+            assert await off.get_tool("grow") is not None
+        assert Listing.lists == 2
+        assert (off.cache_ttl, brief.cache_ttl) == (0, 300)
+        brief = ProxyProvider(lambda: client, cache_ttl=0.01)
+        await brief.get_tool("grow")
+        with anyio.fail_after(10):
+            while Listing.lists < 4:
+                await brief.get_tool("grow")
+                await anyio.sleep(0.01)
+
+
+async def test_lists_of_clients_that_do_not_last_are_kept_by_client(state: State) -> None:
+    """PARITY 66, DESIGN 5.1: copies of one client share them; two clients, of two users perhaps,
+    never do."""
+    servers: dict[str, MCPServer[Any]] = {}
+    for name in ("ann", "bob"):
+        servers[name] = MCPServer(name)
+        servers[name].add_tool(lambda: "", name=f"of_{name}")
+    users = {name: Listing(servers[name], **state) for name in servers}
+    present = users["ann"]
+    provider = ProxyProvider(lambda: present.new())
+    assert await provider.get_tool("of_ann") is not None
+    assert await provider.get_tool("of_bob") is None
+    present = users["bob"]
+    assert await provider.get_tool("of_ann") is None
+    assert await provider.get_tool("of_bob") is not None
+
+
+async def test_a_name_in_no_list_is_tried_at_the_server(state: State) -> None:
+    """PARITY 66: calls need no list."""
+    server = growing()
+    async with ProxyClient(server, **state) as client:
+        provider = ProxyProvider(lambda: client)
+        await provider.list_tools()
+        async with fronts(create_proxy(provider, **state)) as front:
+            server.add_tool(lambda: "late", name="late")
+            assert text_of(await front.call_tool("late", {})) == "late"
+
+
+async def test_a_factory_that_fails_fails_the_one_request(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DESIGN 5.1: the reason is the operator's; the next request has its client."""
+    caplog.set_level(logging.ERROR, "sessionproxy")
+    fails: list[str] = []
+
+    def factory() -> ProxyClient:
+        request = current_request.get()
+        assert request is not None
+        if request.name in fails:
+            raise RuntimeError("no such tenant")
+        return client
+
+    async with ProxyClient(complete(), **state) as client:
+        async with fronts(create_proxy(ProxyProvider(factory), **state)) as front:
+            await front.list_tools()
+            fails.append("do")
+            told = await front.call_tool("do", {})
+            assert told.is_error
+            assert "no such tenant" not in str(told.content)
+            assert "no such tenant" in caplog.text
+            fails.clear()
+            assert not (await front.call_tool("do", {})).is_error
+
+
+async def test_a_call_that_is_given_up_is_cancelled_at_the_clients_server(state: State) -> None:
+    """DESIGN 5.9: through a provider, and while others use the same client."""
+    async with ProxyClient(complete(), **state) as client:
+        async with fronts(create_proxy(ProxyProvider(lambda: client), **state)) as front:
+            await front.list_tools()
+            with anyio.CancelScope() as scope:
+
+                async def give_up(
+                    progress: float, total: float | None, message: str | None
+                ) -> None:
+                    scope.cancel()
+
+                steps = {"steps": [{"progress": 1}, {"until_cancelled": None}]}
+                await front.call_tool("do", steps, progress_callback=give_up)
+            assert scope.cancelled_caught
+            seen: list[str] = []
+            with anyio.fail_after(10):
+                while "notifications/cancelled" not in seen:  # it comes on a connection of its own
+                    facts = facts_of(await client.call_tool("do", {"steps": [{"tells": "seen"}]}))
+                    seen = [str(each.get("method")) for each in facts["seen"]]
+
+
+async def test_the_backend_of_a_connected_client_comes_back_after_a_crash(state: State) -> None:
+    """DESIGN 7: the loss is told to each session once, and to the client; then all go on."""
+    async with ProxyClient(complete(), **state) as client:
+        async with fronted(create_proxy(client, **state)) as url:
+            async with Client(url, mode="legacy") as one, Client(url, mode="legacy") as two:
+                for front in (one, two):
+                    await front.list_tools()
+                assert (await one.call_tool("do", {"steps": [{"exit": 1}]})).is_error
+                await until(lambda: not _is_ready(client))
+                for front in (one, two):
+                    told = [(await front.call_tool("do", {})).is_error for _ in range(3)]
+                    assert told[1:] == [False, False]
+            with pytest.raises(Exception, match="state was lost"):
+                await client.call_tool("do")
+            assert (await client.call_tool("do")).structured_content is not None
+
+
+def _is_ready(client: ProxyClient) -> bool:
+    session = client.connection.link.session
+    return session is not None and session.state.value == "ready"
+
+
+async def test_an_error_of_the_server_reaches_who_runs_a_component(state: State) -> None:
+    """PARITY 29: its own failure is a result, a refusal an exception."""
+    async with ProxyClient(growing(), **state) as client:
+        provider = ProxyProvider(lambda: client)
+        tool = await provider.get_tool("fail")
+        assert tool is not None
+        told = await tool.run()
+        assert told.is_error
+        assert "Error executing tool fail" in str(told.content)
+        prompts = await provider.list_prompts()
+        assert prompts == []
+        with pytest.raises(MCPError):
+            await client.get_prompt("no such")

@@ -1,0 +1,125 @@
+"""A proxy as an object: what it is put together of, and used from this process."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import mcp_types as types
+import pytest
+from mcp import MCPError
+from mcp.server.mcpserver import MCPServer
+
+from sessionproxy import ConfigError, Proxy, ProxyClient, ProxyError, create_proxy
+from tests.parity.rig import complete, facts_of, fronts, names_of, text_of
+from tests.rig.embedded import gone, lives, scripted
+
+State = dict[str, Any]
+
+
+async def test_its_calls_share_one_session_that_ends_with_the_last_exit(state: State) -> None:
+    """PARITY 65: nested, and at the same time."""
+    made = create_proxy(complete(), **state)
+    pids: set[int] = set()
+
+    async def call() -> None:
+        async with made:
+            pids.add(facts_of(await made.call_tool("do"))["pid"])
+
+    async with made, made:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(call)
+        (pid,) = pids
+        async with made:
+            pass
+        assert lives(pid)
+        assert facts_of(await made.call_tool("do"))["pid"] == pid
+    await gone(pid)
+    await call()
+    assert len(pids) == 2, "without `async with` around, a call has a session of its own"
+    await gone(*pids)
+
+
+@pytest.mark.parametrize("make", [create_proxy, ProxyClient])
+async def test_what_is_wrong_is_raised_as_it_is(make: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    """Issue 5: not in groups of exceptions; and nothing stays, so it may be tried again."""
+    loose = tmp_path / "loose"
+    loose.mkdir(mode=0o755)
+
+    async def use(made: Any) -> None:  # noqa: ANN401
+        async with made:
+            await made.list_tools()
+
+    with pytest.raises(ConfigError, match="must belong to this user alone"):
+        await use(make(complete(), state_dir=str(loose)))
+    dead = make(scripted(start=[{"exit": 3}]), state_dir=str(tmp_path / "s"))
+    for _ in range(2):
+        with pytest.raises(ProxyError, match="exit status 3"):
+            await use(dead)
+
+
+def test_servers_have_names_that_tell_them_apart() -> None:
+    """PARITY 11: in logs, errors and paths; by prefix, else by number."""
+    made = create_proxy(MCPServer("a"))
+    made.mount(MCPServer("b"))
+    made.mount(MCPServer("c"), prefix="far")
+    inner = create_proxy(MCPServer("d"))
+    inner.mount(MCPServer("e"), prefix="in")
+    made.mount(inner, prefix="far")
+    plan = made.plan()
+    assert [server.name for server in plan.servers] == [
+        "default", "default-2", "far", "far-2", "far.in",
+    ]  # fmt: skip
+    assert [server.prefix for server in plan.servers] == ["", "", "far", "far", "far/in"]
+    assert plan.together
+    assert not create_proxy(MCPServer("a")).plan().is_several
+
+
+async def test_prefixes_of_mounted_proxies_add_up(state: State) -> None:
+    """PARITY 12, 74."""
+    inner = create_proxy(complete(), **state)
+    inner.mount(complete(), prefix="in")
+    outer = create_proxy(MCPServer("empty"), **state)
+    outer.mount(inner, prefix="out")
+    async with fronts(outer) as client:
+        assert await names_of(client) == ["out_do", "out_undo", "out_in_do", "out_in_undo"]
+        uris = [str(each.uri) for each in (await client.list_resources()).resources]
+        assert uris == ["note://out/one", "note://out/in/one"]
+        for uri in uris:
+            assert (await client.read_resource(uri)).contents
+        assert facts_of(await client.call_tool("out_in_do", {}))
+
+
+def test_a_transport_that_there_is_not_is_refused_before_anything_starts() -> None:
+    """DESIGN 11."""
+    made = create_proxy(MCPServer("a"))
+    with pytest.raises(ConfigError, match="transport: expected stdio, http or sse"):
+        made.run("udp")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="max_sessions"):
+        made.http_app(max_sessions=0)
+
+
+async def test_a_decorated_function_stays_what_it_was(state: State) -> None:
+    """PARITY 74: local components, with their options."""
+    made: Proxy = create_proxy(MCPServer("a"), **state)
+
+    @made.tool
+    def add(x: int, y: int = 1) -> int:
+        """Adds."""
+        return x + y
+
+    @made.tool(name="twice", title="Twice", annotations=types.ToolAnnotations(read_only_hint=True))
+    async def double(x: int) -> int:
+        return 2 * x
+
+    assert (add(1), await double(2)) == (2, 4)
+    async with made:
+        found = {tool.name: tool for tool in await made.list_tools()}
+        assert list(found) == ["add", "twice"]
+        assert (found["add"].description, found["twice"].title) == ("Adds.", "Twice")
+        assert text_of(await made.call_tool("add", {"x": 1})) == "2"
+        assert (await made.call_tool("twice", {"x": 4})).structured_content == {"result": 8}
+        refused = await made.call_tool("add", {"x": "no number"})
+        assert refused.is_error
+        with pytest.raises(MCPError):
+            await made.read_resource("note://none")

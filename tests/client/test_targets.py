@@ -1,0 +1,130 @@
+"""What a target comes to (PARITY 3 to 10); nothing is started for it."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp.client.session_group import SseServerParameters, StreamableHttpParameters
+from mcp.server.mcpserver import MCPServer
+
+from sessionproxy.backends import Target, Template
+from sessionproxy.client.targets import ProxyTarget, servers_of
+from sessionproxy.config import Carrier, ConfigError, settings_from
+from sessionproxy.servers import Rules
+
+SETTINGS = settings_from({})
+
+
+def source_of(target: ProxyTarget) -> object:
+    (server,) = servers_of(target, SETTINGS)
+    assert (server.name, server.prefix) == ("default", "")
+    return server.source
+
+
+@dataclass
+class StreamableHttpTransport:
+    """FastMCP's, by its shape."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    auth: object = None
+
+
+@dataclass
+class SSETransport(StreamableHttpTransport):
+    """Its other one."""
+
+
+@dataclass
+class Endpoint:
+    """One whose name says nothing."""
+
+    url: str
+    headers: dict[str, str] | None = None
+
+
+@pytest.mark.parametrize(
+    ("target", "carrier"),
+    [
+        (StreamableHttpParameters(url="http://h/sse"), Carrier.HTTP),
+        (SseServerParameters(url="http://h/mcp"), Carrier.SSE),
+        (StreamableHttpTransport("http://h/sse"), Carrier.HTTP),
+        (SSETransport("http://h/mcp"), Carrier.SSE),
+        (Endpoint("http://h/sse"), Carrier.SSE),
+        (Endpoint("http://h/mcp"), Carrier.AUTO),
+    ],
+)
+def test_what_an_object_says_it_is_goes_before_its_url(
+    target: ProxyTarget, carrier: Carrier
+) -> None:
+    """PARITY 6."""
+    source = source_of(target)
+    assert isinstance(source, Target)
+    assert source.carrier is carrier
+
+
+def test_the_setting_goes_before_the_url() -> None:
+    """PARITY 4: `transport` is the operator's word."""
+    settings = settings_from({"transport": "http"})
+    (server,) = servers_of("http://h/sse", settings)
+    assert isinstance(server.source, Target)
+    assert server.source.carrier is Carrier.HTTP
+
+
+def test_a_credential_that_is_no_header_is_refused() -> None:
+    """PARITY 6: rather than left out without a word."""
+    with pytest.raises(ConfigError, match="auth cannot be taken over; give it as a header"):
+        source_of(StreamableHttpTransport("http://h/mcp", auth=object()))
+
+
+class Model:
+    """FastMCP's `MCPConfig`, by its shape."""
+
+    def __init__(self, **servers: dict[str, Any]) -> None:
+        self.mcpServers = servers
+
+    def model_dump(self, *, mode: str, exclude_none: bool) -> dict[str, Any]:
+        assert (mode, exclude_none) == ("json", True)
+        return {"mcpServers": self.mcpServers}
+
+
+def test_a_configuration_may_be_a_model() -> None:
+    """PARITY 10."""
+    target = Model(a={"url": "http://h/mcp"}, b={"command": sys.executable})
+    servers = servers_of(target, SETTINGS)
+    assert [(each.name, each.prefix) for each in servers] == [("a", "a"), ("b", "b")]
+    assert [type(each.source) for each in servers] == [Target, Template]
+
+
+def test_rules_are_for_one_server(tmp_path: Path) -> None:
+    """PARITY 14: each of several has its own, in its configuration."""
+    rules = Rules(deny_tools=("x",))
+    (server,) = servers_of(MCPServer("one"), SETTINGS, rules)
+    assert server.rules is rules
+    several = {name: {"command": sys.executable} for name in ("a", "b")}
+    with pytest.raises(ConfigError, match=r"rules: there are several servers"):
+        servers_of(several, SETTINGS, rules)
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ([], "expected a command as a list of words"),
+        ([sys.executable, 1], "expected a command as a list of words"),
+        (3, "this is of type int"),
+        (None, "this is of type NoneType"),
+        ("no-such.json", "no-such.json: No such file"),
+        ("no-such.py", "no such file"),
+        ("program --flag", "give a command as a list of words"),
+        ({}, "expected at least one server"),
+        (["no-such-command"], "no such command"),
+        ("ftp://h/mcp", "expected a URL"),
+    ],
+)
+def test_what_is_no_target_is_refused_in_one_line(target: Any, text: str) -> None:  # noqa: ANN401
+    """DESIGN 11: bad configuration."""
+    with pytest.raises(ConfigError, match=text) as refused:
+        servers_of(target, SETTINGS)
+    assert "\n" not in str(refused.value)
