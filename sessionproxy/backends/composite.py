@@ -22,6 +22,7 @@ from ..core.between import Instead, client_of, instead_of, is_nobodys
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Losing, Upstream
+from ..core.reach import Scope, keep_in
 from ..errors import BackendGone, ProxyError
 from ..wire import Bytes
 from ..wire.envelope import LOG_LEVELS, text
@@ -79,6 +80,8 @@ class CompositeLauncher(anyio.AsyncContextManagerMixin):
             yield composite
         finally:
             await composite.close()
+            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                await composite.scope.close()
 
     async def refused(self, identity: Identity, opening: Opening) -> bool:
         return False
@@ -97,6 +100,8 @@ class Composite:
     ) -> None:
         self.upstream = upstream
         self.opening = opening
+        self.scope = Scope()
+        """What its parts keep for the session."""
         self._launcher = launcher
         self._parts = {
             member.name: Part(
@@ -130,6 +135,7 @@ class Composite:
     # -- towards the servers -----------------------------------------------------------------------
 
     def request(self, exchange: Exchange) -> None:
+        keep_in(exchange.context, self.scope)
         method, params = exchange.method, exchange.params
         if self._is_over:  # whoever stands before it may not have heard
             exchange.settle(Outcome(failure=BackendGone("The backend was stopped.")))

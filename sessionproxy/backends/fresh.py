@@ -22,6 +22,7 @@ from ..core.exchange import Exchange, Holder, Outcome
 from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
+from ..core.reach import SCOPE
 from ..core.start import not_started
 from ..errors import BackendGone, BackendStartFailed, Exit, InitializeRefused, ProxyError
 from ..wire import Bytes
@@ -259,6 +260,7 @@ class _Work:
         assert self._backend is not None
         inner = instead_of(exchange, exchange.method, params, partial(self._settled, exchange))
         self._asked[exchange] = inner
+        inner.context.run(SCOPE.set, None)  # nothing is kept for longer than this request
         self._backend.request(inner)
 
     def _settled(self, exchange: Exchange, outcome: Outcome) -> None:

@@ -19,8 +19,10 @@ from ..core.exchange import Exchange, Outcome
 from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
+from ..core.reach import Scope, keep_in, reaching
 from ..errors import ProxyError, RequestCancelled
 from ..wire import Bytes
+from ..wire.envelope import progress_token
 
 logger: Final = logging.getLogger(__name__)
 
@@ -48,11 +50,15 @@ class HookedLauncher(anyio.AsyncContextManagerMixin):
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         hooked = Hooked(self._hooks, self._background, identity, label, upstream)
-        async with self._launcher.launch(identity, label, hooked, opening) as backend:
-            try:
-                yield hooked.before(backend)
-            finally:
-                hooked.close()
+        try:
+            async with self._launcher.launch(identity, label, hooked, opening) as backend:
+                try:
+                    yield hooked.before(backend)
+                finally:
+                    hooked.close()
+        finally:
+            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                await hooked.scope.close()
 
     async def refused(self, identity: Identity, opening: Opening) -> bool:
         return await self._launcher.refused(identity, opening)
@@ -75,6 +81,8 @@ class Hooked(Between):
         self._server = identity.route
         self._owner = None if is_nobodys(upstream) else identity.owner
         self._label = label
+        self.scope = Scope()
+        """What hooks keep for this session, and what is behind them too."""
         self._running: dict[Exchange, Work] = {}
         self._sent: dict[Exchange, list[Exchange]] = {}
         """For each that has not come back: a hook may send more than one, or wait for none."""
@@ -88,7 +96,10 @@ class Hooked(Between):
             session=self._label,
         )
         work = self._running[exchange] = Work()
+        keep_in(exchange.context, self.scope)
+        token = progress_token(exchange.params)
         context = exchange.context.copy()
+        reaching(context, self.upstream, exchange, self.scope, token)
         self._background.start(self._run, exchange, request, work, context=context)
 
     async def _run(self, exchange: Exchange, request: Request, work: Work) -> None:

@@ -23,6 +23,8 @@ import msgspec
 from .. import wire
 from ..core.exchange import Exchange, Outcome
 from ..core.latch import Latch
+from ..core.ports import Upstream
+from ..core.reach import Scope, reaching
 from ..core.relay import Relay
 from ..errors import BackendBusy, Exit
 from ..wire import Kind, Oversize
@@ -84,16 +86,21 @@ class Hosted:
         self,
         factory: Factory,
         label: str,
+        upstream: Upstream,
         *,
         max_line: int,
         context: Context,
         lifespans: Lifespans,
     ) -> None:
-        """`max_line`: bytes of one message. `context`: in which what it says is handed on.
-        `lifespans`: those that it has in common with other runs."""
+        """`upstream`: whom code of the server reaches as its client. `max_line`: bytes of one
+        message. `context`: in which what it says is handed on. `lifespans`: those that it has in
+        common with other runs."""
         self._factory = factory
         self._lifespans = lifespans
         self._label = label
+        self._upstream = upstream
+        self.scope = Scope()
+        """What code of the server keeps for the session."""
         self._max_line = max_line
         self._context = context
         self._relay: Relay
@@ -128,6 +135,7 @@ class Hosted:
         context = copy_context() if exchange is None else exchange.context.copy()
         if exchange is not None:
             self._asked[exchange.backend_id] = exchange
+            reaching(context, self._upstream, exchange, self.scope, exchange.client_token)
         self._unread_messages += 1
         self._unread_bytes += len(message)
         self._letters.send_nowait(Letter(message, kind, exchange, context))

@@ -68,6 +68,7 @@ class MemoryLauncher(anyio.AsyncContextManagerMixin):
         hosted = Hosted(
             self._factory,
             label,
+            upstream,
             max_line=self._max_line,
             context=context,
             lifespans=self._lifespans,
@@ -79,6 +80,8 @@ class MemoryLauncher(anyio.AsyncContextManagerMixin):
             yield relay
         finally:
             await hosted.close(self._stop_grace, self._hurry)
+            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                await hosted.scope.close()
 
     async def refused(self, identity: Identity, opening: Opening) -> bool:
         return False

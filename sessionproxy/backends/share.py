@@ -113,8 +113,12 @@ class SharedBackend:
     def admit(self, user: str, upstream: Upstream) -> "Share":
         """Return the share of a session of `user`."""
         share = Share(self, user, upstream)
-        self._shares[share] = None
+        self.join(share)
         return share
+
+    def join(self, share: "Share") -> None:
+        """Have one more."""
+        self._shares[share] = None
 
     def leave(self, share: "Share") -> None:
         """Undo what the session of a share has set up, and answer what it was asked."""
@@ -167,6 +171,10 @@ class SharedBackend:
         self._silent_calls += 1
         if self._silent_calls == SILENT_CALLS:
             self._useless(Exit(detail="it did not answer any more"))
+
+    def passes_on(self, share: "Share", method: str) -> bool:
+        """Return whether one of the notifications that are kept back goes on all the same."""
+        return False
 
     # -- whose a message is ------------------------------------------------------------------------
 
@@ -269,16 +277,25 @@ class SharedBackend:
 class Share:
     """One session's part in a shared backend. A `Backend`, and the `Holder` of its exchanges."""
 
-    def __init__(self, shared: SharedBackend, user: str, upstream: Upstream) -> None:
+    def __init__(
+        self, shared: SharedBackend, user: str, upstream: Upstream, *, most: int = MAX_OF_ONE
+    ) -> None:
+        """`most`: requests that may be in flight."""
         self.user = user
         self.upstream = upstream
         self._shared = shared
+        self._most = most
         self._capabilities: dict[str, Raw] = {}
         self._in_flight: dict[Exchange, bool] = {}
         """Whether the backend was asked: some requests are answered on its behalf."""
         self._closed = False
         self.mark: object = object()
         """Tells sessions apart, also those that are over."""
+
+    @property
+    def of(self) -> SharedBackend:
+        """The backend."""
+        return self._shared
 
     # -- towards the backend -----------------------------------------------------------------------
 
@@ -305,14 +322,17 @@ class Share:
             self._pass_on(exchange)
 
     def _initialize(self, exchange: Exchange) -> None:
-        fields = wire.members(exchange.params)
-        self._capabilities = wire.members(fields.get("capabilities"))
-        requested = text(fields.get("protocolVersion"))
+        self.introduce(exchange.params)
+        requested = text(wire.member(exchange.params, "protocolVersion"))
         exchange.settle(Outcome(result=self._shared.welcome(requested)))
+
+    def introduce(self, params: Bytes | None) -> None:
+        """Take note of what the client declared when it opened its session."""
+        self._capabilities = wire.members(wire.member(params, "capabilities"))
 
     def _pass_on(self, exchange: Exchange) -> None:
         shared, listens = self._shared, exchange.method == LISTEN
-        if len(self._in_flight) > MAX_OF_ONE or (listens and len(shared.listens) >= MAX_LISTENS):
+        if len(self._in_flight) > self._most or (listens and len(shared.listens) >= MAX_LISTENS):
             text = "The session has too many requests for the backend to answer already."
             exchange.settle(Outcome(failure=BackendBusy(text)))
             return
@@ -335,7 +355,9 @@ class Share:
 
     def notify(self, method: str, params: Bytes | None) -> None:
         shared = self._shared
-        if self._closed or shared.backend is None or method in NOT_PASSED_ON:
+        if self._closed or shared.backend is None:
+            return
+        if method in NOT_PASSED_ON and not shared.passes_on(self, method):
             return
         if method == "notifications/progress":
             token = wire.members(params).get("progressToken")

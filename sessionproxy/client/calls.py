@@ -42,6 +42,11 @@ class Calls:
         """Send a request, and return how it ended."""
         raise NotImplementedError
 
+    def hears_progress(self, method: str) -> bool:
+        """Return whether the progress of such a request is of interest, though it has no handler of
+        its own."""
+        return False
+
     async def raw_request(
         self,
         method: str,
@@ -68,8 +73,9 @@ class Calls:
     ) -> M:
         """Send a request and return its result as a model of `kind`. `meta`: its `_meta`."""
         fields = {name: value for name, value in params.items() if value is not None}
-        if meta is not None or progress_handler is not None:
-            token = {} if progress_handler is None else {"progressToken": 1}
+        wants_progress = progress_handler is not None or self.hears_progress(method)
+        if meta is not None or wants_progress:
+            token = {"progressToken": 1} if wants_progress else {}
             fields["_meta"] = {**token, **(meta or {})}
         encoded = msgspec.json.encode(fields)
         result = await self.raw_request(method, encoded, progress_handler=progress_handler)

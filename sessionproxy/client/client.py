@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final, Self
 from weakref import WeakSet
 
+import anyio
 import mcp_types as types
 
 from ..config import Settings, settings_from
@@ -22,8 +23,9 @@ from ..servers import Rules
 from ..wire import Bytes
 from .calls import Calls
 from .connection import Connection, connected
-from .handled import HandlingLauncher
+from .handled import WITH_PROGRESS, HandlingLauncher
 from .handlers import (
+    PROGRESS,
     ElicitationHandler,
     Handlers,
     LogHandler,
@@ -137,6 +139,14 @@ class ProxyClient(Calls):
     ) -> Outcome:
         return await self.connection.link.request(method, params, progress=progress_handler)
 
+    def hears_progress(self, method: str) -> bool:
+        if method not in WITH_PROGRESS or self.handlers.is_off(PROGRESS):
+            return False
+        if not self.handlers.passes_on(PROGRESS):
+            return True
+        reach = REACH.get()
+        return reach is not None and reach.token is not None
+
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Have `listener` told method and encoded parameters of notifications that belong to no
         request, while it is connected; call what is returned to end that."""
@@ -173,12 +183,35 @@ class ProxyClient(Calls):
         of their own, with its handlers between."""
         if self.is_connected:
             return [Planned(name="default", source=ConnectedSource(self), settings=settings)]
+        if self.handlers.has_own:
+            # They are the client's, so it has a session itself, one for each session of the proxy.
+            from .provider import ProxyProvider
+
+            return ProxyProvider(self._of_session).planned(settings)
+        if self.handlers == Handlers():
+            return self._servers
         around = partial(HandlingLauncher, handlers=self.handlers)
-        plain = self.handlers == Handlers()
-        return [
-            server if plain else replace(server, around=(*server.around, around))
-            for server in self._servers
-        ]
+        return [replace(server, around=(*server.around, around)) for server in self._servers]
+
+    def _of_session(self) -> "_Bound":
+        """Return the copy of the frontend session that is being served; made now, if it has none.
+
+        Raises: RuntimeError: none is.
+        """
+        reach = REACH.get()
+        if reach is None:
+            raise RuntimeError(
+                "no frontend session is being served here; this is for providers, and for tools "
+                "and hooks of a proxy"
+            )
+        return reach.scope.kept(self, partial(self._bind, reach.scope))
+
+    def _bind(self, scope: Scope) -> "_Bound":
+        copy = _Bound.__new__(_Bound)
+        copy.__dict__.update(self.__dict__)
+        copy._held = copy._connection()
+        scope.on_end(copy.let_go)
+        return copy
 
 
 class StatefulProxyClient(ProxyClient):
@@ -197,52 +230,41 @@ class StatefulProxyClient(ProxyClient):
 
         Raises: RuntimeError: none is.
         """
-        reach = REACH.get()
-        if reach is None:
-            raise RuntimeError(
-                "new_stateful: no frontend session is being served here; it is a factory for a "
-                "provider, and for tools and hooks of a proxy"
-            )
-        return reach.scope.kept(self, partial(self._bind, reach.scope))
+        return self._of_session()
 
     def _bind(self, scope: Scope) -> "_Bound":
-        copy = _Bound.__new__(_Bound)
-        copy.__dict__.update(self.__dict__)
-        copy.renew()
+        copy = super()._bind(scope)
         self._bound.add(copy)
-        scope.on_end(copy.let_go)
         return copy
 
     async def clear(self) -> None:
         """Disconnect all copies: every backend is gone. The next call of a session has a fresh
         one."""
-        for copy in tuple(self._bound):
-            await copy.let_go()
-            copy.renew()
+        async with anyio.create_task_group() as tasks:
+            for copy in tuple(self._bound):
+                tasks.start_soon(copy.cut)
 
 
 class _Bound(ProxyClient):
     """A copy that stays connected once it was, until it is let go."""
 
     _stays = False
-
-    def renew(self) -> None:
-        self._held = self._connection()
-        self._stays = False
+    _let_go = False
 
     async def __aenter__(self) -> Self:
-        if not self._stays:
+        await super().__aenter__()
+        if not self._stays and not self._let_go:
             self._stays = True
-            held = self._held
-            try:
-                await held.enter()
-            except BaseException:
-                self._stays = False
-                raise
-        return await super().__aenter__()
+            self._held.hold()
+        return self
 
     async def let_go(self) -> None:
-        """Disconnect it, once nobody uses it."""
+        """Disconnect it, once nobody uses it: its session is over."""
+        self._let_go = True
         if self._stays:
             self._stays = False
             await self._held.leave()
+
+    async def cut(self) -> None:
+        """Disconnect it, whoever uses it; the next use connects it anew."""
+        await self._held.end()

@@ -15,6 +15,7 @@ from ..core.exchange import Hook
 from ..core.hooks import RequestHook
 from ..core.memory import Opening
 from ..core.ports import Launcher
+from ..errors import ProxyError
 from ..front import LOCAL, Fronts
 from ..frontend.serving import Serving
 from ..http import Anybody, Guard
@@ -90,22 +91,31 @@ async def connected(
     desk = Desk(handlers, background)
     opening = Opening(opening_params(handlers, name, VERSION))
     links: list[Link] = []
-    tap = Tap(
-        desk,
-        background,
-        session=lambda: links[0].session if links else None,
-        wake=lambda: links[0].awake(),
-        welcome=lambda: links[0].welcome,
-    )
-    async with (
-        background,
-        running(settings, plan, around=lambda launcher: TapLauncher(launcher, tap)) as found,
-    ):
-        link = Link(found.front.manager, LOCAL, opening, desk)
-        await link.open()
-        links.append(link)
-        try:
-            yield Connection(found, link, tap)
-        finally:
-            links.clear()
-            await link.close()
+
+    async def awake() -> None:
+        for link in links:
+            await link.awake()
+
+    tap = Tap(desk, awake)
+    failure: ProxyError | None = None
+    try:
+        async with (
+            background,
+            running(settings, plan, around=lambda launcher: TapLauncher(launcher, tap)) as found,
+        ):
+            link = Link(found.front.manager, LOCAL, opening, desk)
+            try:
+                await link.open()
+            except ProxyError as error:  # raised again outside of all task groups
+                failure = error
+            else:
+                links.append(link)
+                try:
+                    yield Connection(found, link, tap)
+                finally:
+                    links.clear()
+                    await link.close()
+    finally:
+        desk.close()
+    if failure is not None:
+        raise failure

@@ -17,16 +17,15 @@ from msgspec import Raw
 from .. import wire
 from ..backends.questions import undeclared
 from ..core.background import Background
-from ..core.between import Between, outer_of
+from ..core.between import Between, instead_of, outer_of
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
-from ..core.reach import REACH, Reach, Scope
+from ..core.reach import Scope, reaching
 from ..wire import Bytes
 from ..wire.envelope import CAPABILITIES_KEY, progress_token
 from .handlers import LOG, PROGRESS, Handlers
 from .link import Desk
-from .relayed import without_token
 
 ASKED = {
     "roots/list": "roots",
@@ -34,6 +33,14 @@ ASKED = {
     "elicitation/create": "elicitation",
 }
 """By method: the capability that a client declares."""
+
+WITH_PROGRESS = frozenset({"tools/call", "prompts/get", "resources/read"})
+"""Requests whose progress a handler of the user's own hears of, whether the client wants to or
+not."""
+
+NOT_DECLARED = Outcome(
+    error=b'{"code":-32603,"message":"The server asked for what the client does not support"}'
+)
 
 
 class HandlingLauncher(anyio.AsyncContextManagerMixin):
@@ -46,8 +53,11 @@ class HandlingLauncher(anyio.AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        async with self._background:
-            yield self
+        try:
+            async with self._background:
+                yield self
+        finally:
+            self._desk.close()
 
     @asynccontextmanager
     async def launch(
@@ -55,11 +65,13 @@ class HandlingLauncher(anyio.AsyncContextManagerMixin):
     ) -> AsyncGenerator[Backend]:
         scope = Scope()
         handled = Handled(upstream, self._desk, scope)
+        declared = opening._replace(params=handled.declaring(opening.method, opening.params))
         try:
-            async with self._launcher.launch(identity, label, handled, opening) as backend:
+            async with self._launcher.launch(identity, label, handled, declared) as backend:
                 yield handled.before(backend)
         finally:
-            await scope.close()
+            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                await scope.close()
 
     async def refused(self, identity: Identity, opening: Opening) -> bool:
         return await self._launcher.refused(identity, opening)
@@ -75,34 +87,85 @@ class Handled(Between):
         self._tokens: dict[Exchange, bytes | None] = {}
 
     def request(self, exchange: Exchange) -> None:
-        params, handlers = exchange.params, self._desk.handlers
+        method, params, envelope = exchange.method, exchange.params, exchange.envelope
         self._tokens[exchange] = progress_token(params)
-        if handlers.is_off(PROGRESS):
-            params = without_token(params)
-        if exchange.method == "initialize" and params is not None:
-            params = self._declaring(params, "capabilities")
-        elif wire.member(wire.member(params, "_meta"), CAPABILITIES_KEY) is not None:
-            meta = wire.member(params, "_meta")
-            if params is not None and meta is not None:
-                declared = bytes(self._declaring(meta, CAPABILITIES_KEY))
-                params = wire.with_member(params, "_meta", declared) or params
+        if params is not None:
+            params = self.declaring(method, self._with_token(method, params))
 
-        def answered(outcome: Outcome) -> None:
+        def settle(outcome: Outcome) -> None:
+            self._inner.pop(exchange, None)
             self._tokens.pop(exchange, None)
             exchange.settle(outcome)
 
-        self.send_for(exchange, exchange.method, params, answered)
+        def answered(outcome: Outcome) -> None:
+            if envelope is not None and self._asks_what_is_off(outcome.result):
+                outcome = NOT_DECLARED
+            # What came before the answer is handled first: a handler may pass it on.
+            self._desk.once_told(exchange, lambda: settle(outcome))
 
-    def _declaring(self, fields: Bytes, key: str) -> Bytes:
-        """Return an object with the capabilities at `key` as the handlers have them."""
-        declared = wire.members(wire.member(fields, key))
+        inner = self._inner[exchange] = instead_of(exchange, method, params, answered)
+        if envelope is not None:
+            declared = self._declared(wire.members(envelope.capabilities))
+            if declared is not None:
+                meta = wire.member(params, "_meta")
+                inner.envelope = envelope._replace(
+                    capabilities=declared, meta=None if meta is None else bytes(meta)
+                )
+        self.backend.request(inner)
+        inner.params = None  # they may be large, and the answer may be a long time coming
+
+    def _asks_what_is_off(self, result: Bytes | None) -> bool:
+        """Return whether a server of the modern era asks for something that it was not told of."""
+        if result is None or b'"inputRequests"' not in bytes(result):
+            return False
+        requests = wire.members(wire.member(result, "inputRequests")).values()
+        methods = (wire.text_member(request, "method") for request in requests)
+        return any(method in ASKED and self._desk.handlers.is_off(method) for method in methods)
+
+    def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
+        self._tokens.pop(exchange, None)
+        super().cancel(exchange, params)
+
+    def _with_token(self, method: str, params: Bytes) -> Bytes:
+        """Return the parameters of a request with a token for progress if it is to be heard of, and
+        without one if it is not."""
+        handlers = self._desk.handlers
+        if handlers.is_off(PROGRESS):
+            return without_token(params)
+        if handlers.passes_on(PROGRESS) or method not in WITH_PROGRESS:
+            return params
+        meta = wire.member(params, "_meta")
+        if progress_token(params) is not None:
+            return params
+        told = wire.with_member(b"{}" if meta is None else meta, "progressToken", b"0")
+        return params if told is None else wire.with_member(params, "_meta", told) or params
+
+    def declaring(self, method: str, params: Bytes) -> bytes:
+        """Return the parameters of a request with the capabilities that the handlers make of those
+        of the client; as they are, where there is nothing to change."""
+        if method == "initialize":
+            declared = self._declared(wire.members(wire.member(params, "capabilities")))
+            changed = None if declared is None else (params, "capabilities", declared)
+        else:
+            meta = wire.member(params, "_meta")
+            found = wire.member(meta, CAPABILITIES_KEY)
+            declared = None if found is None else self._declared(wire.members(found))
+            if meta is None or declared is None:
+                return bytes(params)
+            told = wire.with_member(meta, CAPABILITIES_KEY, declared)
+            changed = None if told is None else (params, "_meta", told)
+        return bytes(params) if changed is None else wire.with_member(*changed) or bytes(params)
+
+    def _declared(self, declared: dict[str, Raw]) -> bytes | None:
+        """Return capabilities of a client as the handlers have them; None: as they are."""
+        before = dict(declared)
         own = self._desk.handlers.capabilities
         for method, name in ASKED.items():
             if self._desk.handlers.is_off(method):
                 declared.pop(name, None)
-            elif not self._desk.handlers.passes_on(method) and name not in declared:
+            elif not self._desk.handlers.passes_on(method):
                 declared[name] = Raw(msgspec.json.encode(own[name]))
-        return wire.with_member(fields, key, wire.rebuilt(declared)) or fields
+        return None if declared == before else wire.rebuilt(declared)
 
     # -- from the backend --------------------------------------------------------------------------
 
@@ -122,13 +185,22 @@ class Handled(Between):
         if method not in (LOG, PROGRESS) or self._desk.handlers.passes_on(method):
             self.upstream.notification(method, params, encoded, outer)
         else:
-            self._desk.tell(method, params, self._context_of(outer))
+            about = self if outer is None else outer
+            self._desk.tell(method, params, self._context_of(outer), about=about)
 
     def _context_of(self, exchange: Exchange | None) -> Context:
         """Return the context of a request, in which its client can be reached."""
         if exchange is None or exchange.outcome is not None:
             return Context()
-        context = exchange.context.copy()
         token = self._tokens.get(exchange)
-        context.run(REACH.set, Reach(self.upstream, exchange, self._scope, token))
-        return context
+        context = exchange.context.copy()
+        return reaching(context, self.upstream, exchange, self._scope, token)
+
+
+def without_token(params: Bytes) -> Bytes:
+    """Return the parameters of a request of whose progress nobody is to hear."""
+    if progress_token(params) is None:
+        return params
+    meta = wire.member(params, "_meta")
+    cut = None if meta is None else wire.without_member(meta, "progressToken")
+    return params if cut is None else wire.with_member(params, "_meta", cut) or params

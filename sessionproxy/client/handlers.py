@@ -129,6 +129,12 @@ class Handlers:
             found["elicitation"] = {"form": {}, "url": {}}
         return found
 
+    @property
+    def has_own(self) -> bool:
+        """Whether one of them is the user's."""
+        methods = (ROOTS, SAMPLING, ELICITATION, LOG, PROGRESS)
+        return not all(self.passes_on(method) or self.is_off(method) for method in methods)
+
     def passes_on(self, method: str) -> bool:
         """Return whether what the server sends by this method goes on as it was written."""
         return {

@@ -7,8 +7,9 @@ asks and tells before it answers goes to the handlers, in the context of the cal
 
 import itertools
 import logging
+from collections import deque
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import Final
 from weakref import WeakSet
 
@@ -16,15 +17,16 @@ import anyio
 import msgspec
 
 from .. import wire
-from ..core.background import Background
-from ..core.caller import decline
+from ..backends.questions import undeclared
+from ..core.background import Background, Work
 from ..core.exchange import Ask, Exchange, Outbound, Outcome
 from ..core.latch import Latch
 from ..core.manager import SessionManager
 from ..core.memory import Opening
+from ..core.reach import SCOPE
 from ..core.session import Session
 from ..core.state import EndReason, SessionState
-from ..errors import BackendBusy, BackendGone, StateLost
+from ..errors import BackendGone, StateLost
 from ..wire import Bytes
 from .handlers import LOG, PROGRESS, Handlers, ProgressHandler
 
@@ -38,45 +40,106 @@ Listener = Callable[[str, Bytes | None], None]
 FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be handled."}')
 
 
+MAX_UNTOLD: Final = 10_000
+"""Log messages and progress of one call that wait for a handler which does not keep up; what comes
+after that is dropped."""
+
+
+class _Telling:
+    """What was told about one call and has not been handled yet."""
+
+    def __init__(self) -> None:
+        self.notes: deque[tuple[Handlers, str, Bytes | None]] = deque()
+        self.then: list[Callable[[], None]] = []
+        """What waits until all was handled."""
+
+
 class Desk:
-    """Has handlers run for what a server sends."""
+    """Has handlers run for what a server sends: for questions at once, for what belongs to one call
+    in the order in which it came."""
 
     def __init__(self, handlers: Handlers, background: Background) -> None:
         self.handlers = handlers
         self._background = background
+        self._tellings: dict[object, _Telling] = {}
+        """By what it is about, while a handler runs."""
 
     def ask(self, ask: Ask, exchange: Exchange | None, context: Context) -> None:
         """Have a question answered. `context`: in which, which is not used elsewhere."""
         if self.handlers.is_off(ask.method):
-            decline(ask)
+            ask.decline(undeclared(ask.method))
+            return
+        work, then = Work(), ask.on_over
+
+        def over(ask: Ask) -> None:
+            if then is not None:
+                then(ask)
+            work.cancel()
+
+        ask.on_over = over
+        self._background.start(self._answer, ask, exchange, work, context=context)
+
+    async def _answer(self, ask: Ask, exchange: Exchange | None, work: Work) -> None:
+        async def answer() -> None:
+            try:
+                outcome = await self.handlers.answer(ask.method, ask.params, exchange)
+            except Exception:  # a handler is not ours: it fails the one question
+                logger.exception("the handler for %s failed", ask.method)
+                outcome = FAULTY
+            ask.decline(outcome)
+
+        await work.run(answer)
+
+    def tell(
+        self,
+        method: str,
+        params: Bytes | None,
+        context: Context,
+        *,
+        about: object,
+        progress: ProgressHandler | None = None,
+    ) -> None:
+        """Have a log message or progress handled, after all that was told before about the same.
+
+        `progress`: a call's own handler. `context`: in which, where no handler runs already.
+        """
+        handlers = self.handlers if progress is None else Handlers(progress=progress)
+        if method not in (LOG, PROGRESS) or handlers.is_off(method):
+            return
+        telling = self._tellings.get(about)
+        if telling is None:
+            telling = self._tellings[about] = _Telling()
+            self._background.start(self._handle, about, telling, context=context)
+        if len(telling.notes) < MAX_UNTOLD:
+            telling.notes.append((handlers, method, params))
+
+    async def _handle(self, about: object, telling: _Telling) -> None:
+        try:
+            while telling.notes:
+                handlers, method, params = telling.notes.popleft()
+                try:
+                    await handlers.tell(method, params)
+                except Exception:  # likewise
+                    logger.exception("the handler for %s failed", method)
+        finally:
+            self._tellings.pop(about, None)
+            for then in telling.then:
+                then()
+
+    def once_told(self, about: object, then: Callable[[], None]) -> None:
+        """Call `then` once all that was told about something has been handled; now, if it was."""
+        telling = self._tellings.get(about)
+        if telling is None:
+            then()
         else:
-            self._background.start(self._answer, ask, exchange, context=context)
+            telling.then.append(then)
 
-    async def _answer(self, ask: Ask, exchange: Exchange | None) -> None:
-        try:
-            outcome = await self.handlers.answer(ask.method, ask.params, exchange)
-        except Exception:  # a handler is not ours: it fails the one question
-            logger.exception("the handler for %s failed", ask.method)
-            outcome = FAULTY
-        try:
-            ask.answer(outcome)
-        except BackendBusy:
-            decline(ask)
-
-    def tell(self, method: str, params: Bytes | None, context: Context) -> None:
-        if method in (LOG, PROGRESS) and not self.handlers.is_off(method):
-            self._background.start(self._handle, method, params, context=context)
-
-    async def _handle(self, method: str, params: Bytes | None) -> None:
-        try:
-            await self.handlers.tell(method, params)
-        except Exception:  # likewise
-            logger.exception("the handler for %s failed", method)
-
-    def progress(self, handler: ProgressHandler, params: Bytes | None, context: Context) -> None:
-        """Have a call's own handler hear of its progress."""
-        own = Desk(Handlers(progress=handler), self._background)
-        own.tell(PROGRESS, params, context)
+    def close(self) -> None:
+        """Have nobody wait for handlers: those that ran were cancelled."""
+        tellings, self._tellings = self._tellings, {}
+        for telling in tellings.values():
+            for then in telling.then:
+                then()
 
 
 class Call:
@@ -102,20 +165,20 @@ class Call:
             self._desk.ask(message.ask, self.exchange, context)
             return
         note = wire.decode(message.data)
-        if note.method == PROGRESS and self._progress is not None:
-            self._desk.progress(self._progress, note.object_params(), context)
-        else:
-            self._desk.tell(str(note.method), note.object_params(), context)
+        method = str(note.method)
+        own = self._progress if method == PROGRESS else None
+        self._desk.tell(method, note.object_params(), context, about=self, progress=own)
 
     def _context(self) -> Context:
         settled = self.exchange is None or self.exchange.outcome is not None
-        return copy_context() if settled or self.exchange is None else self.exchange.context.copy()
+        return Context() if settled or self.exchange is None else self.exchange.context.copy()
 
     def settled(self, exchange: Exchange) -> None:
         self._result = exchange.outcome or self._result
-        self._came.set()
+        self._desk.once_told(self, self._came.set)
 
     async def outcome(self) -> Outcome:
+        """Wait for the answer, and until all that came before it has been handled."""
         await self._came.wait()
         return self._result
 
@@ -135,11 +198,11 @@ class Port:
 
     def message(self, message: Outbound) -> None:
         if message.ask is not None:
-            self._desk.ask(message.ask, None, copy_context())
+            self._desk.ask(message.ask, None, Context())
             return
         note = wire.decode(message.data)
         method, params = str(note.method), note.object_params()
-        self._desk.tell(method, params, copy_context())
+        self._desk.tell(method, params, Context(), about=self)
         for listener in tuple(self.listeners):
             listener(method, params)
 
@@ -158,11 +221,11 @@ class Link:
         self._owner = owner
         self._opening = opening
         self._desk = desk
-        self.number: int = next(_NUMBERS)
+        self.number = next(_NUMBERS)
         """Tells it from every other one, also from those that are over."""
-        self.port: Port = Port(desk)
+        self.port = Port(desk)
         self.session: Session | None = None
-        self.welcome: bytes = b"{}"
+        self.welcome = b"{}"
         """The result of the opening."""
 
     async def open(self) -> None:
@@ -177,8 +240,8 @@ class Link:
         session.notify("notifications/initialized", None)
         self.session = session
 
-    async def awake(self) -> Session:
-        """Return its session, with a backend.
+    async def awake(self) -> None:
+        """Return once its session has a backend.
 
         Raises: ProxyError: it cannot be had.
         """
@@ -187,7 +250,6 @@ class Link:
             raise BackendGone("The client is not connected.")
         if session.state is not SessionState.READY:
             await self._manager.ready(session)
-        return session
 
     async def ready(self) -> Session:
         """Return its session, with a backend.
@@ -195,7 +257,10 @@ class Link:
         Raises: StateLost: its backend is gone with all that was built up in it, told once.
             ProxyError: it cannot be had.
         """
-        session = await self.awake()
+        await self.awake()
+        session = self.session
+        if session is None:
+            raise BackendGone("The client is not connected.")
         if session.loss is not None:
             how, session.loss = session.loss, None
             reason = how.exit or how.reason.value
@@ -212,6 +277,7 @@ class Link:
         session = await self.ready()
         call = Call(self._desk, progress)
         exchange = call.exchange = Exchange(method, params, client_id=b"0", sink=call)
+        exchange.context.run(SCOPE.set, None)  # of the session that is served here, not of this one
         session.request(exchange)
         try:
             return await call.outcome()

@@ -21,7 +21,7 @@ from ..core.background import Background, Work
 from ..core.exchange import Exchange, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Upstream
-from ..core.reach import REACH, Reach, Scope
+from ..core.reach import Scope, reaching
 from ..errors import BackendGone, ProxyError
 from ..version import VERSION
 from ..wire import Bytes
@@ -236,10 +236,9 @@ class Local:
             exchange.settle(_DONE if method == "ping" else Outcome(error=METHOD_NOT_FOUND))
 
     def _context_of(self, exchange: Exchange) -> Context:
-        context = exchange.context.copy()
         token = progress_token(exchange.params)
-        context.run(REACH.set, Reach(self._upstream, exchange, self._scope, token))
-        return context
+        context = exchange.context.copy()
+        return reaching(context, self._upstream, exchange, self._scope, token)
 
     async def _run(self, exchange: Exchange, params: Bytes | None, work: Work) -> None:
         outcome = Outcome(failure=BackendGone("The request was cut off."))

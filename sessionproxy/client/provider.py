@@ -14,6 +14,7 @@ from typing import Any, Final, Self, TypeVar
 import anyio
 from cachetools import TTLCache
 
+from ..backends.share import Share, SharedBackend
 from ..config import Settings
 from ..core.background import Background, Work
 from ..core.between import Between, instead_of
@@ -23,8 +24,8 @@ from ..core.hooks import Request, current_request
 from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Upstream
-from ..core.reach import REACH, Reach, Scope
-from ..errors import BackendGone, ProxyError
+from ..core.reach import Scope, reaching
+from ..errors import BackendGone, Exit, ProxyError
 from ..plan import ONLY, Planned
 from ..wire import Bytes
 from ..wire.envelope import progress_token
@@ -38,7 +39,9 @@ from .components import (
     ProxyTool,
     client_of,
 )
-from .relayed import METHOD_NOT_FOUND, Party
+from .handled import Handled
+from .link import Desk
+from .relayed import DISCONNECTED, METHOD_NOT_FOUND, user_of
 
 logger: Final = logging.getLogger(__name__)
 
@@ -192,7 +195,9 @@ class ProviderLauncher(anyio.AsyncContextManagerMixin):
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         scope = Scope()
-        provided = Provided(self._provider, self._background, identity, label, upstream, scope)
+        provided = Provided(
+            self._provider, self._background, identity, label, upstream, scope, opening
+        )
         try:
             yield provided
         finally:
@@ -215,8 +220,10 @@ class Provided(Between):
         label: str,
         upstream: Upstream,
         scope: Scope,
+        opening: Opening,
     ) -> None:
         super().__init__(upstream)
+        self._opening = opening
         self._provider = provider
         self._background = background
         self._identity = identity
@@ -224,8 +231,8 @@ class Provided(Between):
         self._scope = scope
         self._works: dict[Exchange, Work] = {}
         self._ended: dict[Exchange, Latch] = {}
-        self._parties: dict[int, Party] = {}
-        """By the session of the client's that each has a part in."""
+        self._shares: dict[SharedBackend, Part] = {}
+        """By the backend of a client's."""
 
     def request(self, exchange: Exchange) -> None:
         if exchange.method == "server/discover":
@@ -245,9 +252,8 @@ class Provided(Between):
         self._background.start(self._work, exchange, inner, work, context=context)
 
     def _context_of(self, exchange: Exchange) -> Context:
-        context = exchange.context.copy()
         token = progress_token(exchange.params)
-        context.run(REACH.set, Reach(self.upstream, exchange, self._scope, token))
+        context = reaching(exchange.context.copy(), self.upstream, exchange, self._scope, token)
         context.run(current_request.set, self._as_hooks_see_it(exchange))
         return context
 
@@ -263,9 +269,13 @@ class Provided(Between):
     async def _work(self, exchange: Exchange, inner: Exchange, work: Work) -> None:
         async def serve() -> None:
             async with await client_of(self._provider.client_factory) as client:
-                self._party_of(client).request(inner)
-                await self._ended[exchange].wait()
-                self._leave_unless_connected(client)
+                part = await self._part_of(client)
+                try:
+                    part.request(inner)
+                    await self._ended[exchange].wait()
+                finally:
+                    if client.is_last:  # its session ends with this request
+                        self._leave(part)
 
         try:
             await work.run(serve)
@@ -279,32 +289,41 @@ class Provided(Between):
             self._works.pop(exchange, None)
             self._ended.pop(exchange, None)
 
-    def _party_of(self, client: ProxyClient) -> Party:
-        """Return the part of this session in a client's."""
-        tap = client.connection.tap
-        party = self._parties.get(id(tap))
-        if party is None:
-            party = self._parties[id(tap)] = Party(tap, self._identity.owner, self, self._scope)
-            tap.parties.add(party)
-        return party
+    async def _part_of(self, client: ProxyClient) -> "Part":
+        """Return what this session has of a client's.
 
-    def _leave_unless_connected(self, client: ProxyClient) -> None:
-        """Forget the part in a client's session that ends with this request."""
-        if client.is_last:
-            party = self._parties.pop(id(client.connection.tap), None)
-            if party is not None:
-                party.leave()
+        Raises: BackendStartFailed: the client's session cannot be had.
+        """
+        tap = client.connection.tap
+        found = None if tap.tapped is None else self._shares.get(tap.tapped)
+        if found is None:
+            part = Part(self, tap.desk, self._scope, lasting=not client.is_last)
+            part.share = await tap.share(user_of(self._identity), part, self._opening)
+            found = self._shares.setdefault(part.share.of, part)
+            if found is not part:  # another request came first
+                part.share.close()
+        return found
+
+    def _leave(self, part: "Part") -> None:
+        self._shares.pop(part.share.of, None)
+        part.share.close()
+
+    def lost(self, part: "Part", how: Exit) -> None:
+        """The server of a client has ended, or the client was disconnected."""
+        self._leave(part)
+        if part.lasting and how is not DISCONNECTED:
+            self.ended(how)
 
     def notify(self, method: str, params: Bytes | None) -> None:
-        for party in self._parties.values():
-            party.notify(method, params)
+        for part in self._shares.values():
+            part.notify(method, params)
 
     def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
         inner = self._inner.pop(exchange, None)
         if inner is None:
             return
-        for party in self._parties.values():
-            party.cancel(inner, params)
+        for part in self._shares.values():
+            part.cancel(inner, params)
         work = self._works.get(exchange)
         if work is not None:
             work.cancel()
@@ -313,6 +332,21 @@ class Provided(Between):
         """Wait for nothing more."""
         for exchange in self.in_flight():
             self.cancel(exchange, None)
-        for party in self._parties.values():
-            party.leave()
-        self._parties.clear()
+        for part in tuple(self._shares.values()):
+            self._leave(part)
+
+
+class Part(Handled):
+    """What a session has of a client's."""
+
+    share: Share
+
+    def __init__(self, provided: Provided, desk: Desk, scope: Scope, *, lasting: bool) -> None:
+        """`lasting`: the client's session is there for more than one request, so what is built up
+        in it can be lost."""
+        super().__init__(provided, desk, scope)
+        self._provided = provided
+        self.lasting = lasting
+
+    def ended(self, how: Exit) -> None:
+        self._provided.lost(self, how)

@@ -1,209 +1,148 @@
-"""Sessions of a proxy that share the one session of a client that is connected already.
+"""Sessions of proxies that share the one session of a client.
 
-To each of them the client's session is a backend. What the server sends goes to the session whose
-request it belongs to; on a pipe that is a guess where several have requests in flight, so then it
-is refused. Neighbours: `client.runtime` puts the tap behind a client's session.
+To each of them the client's session is a shared backend, and to the client itself too: ids, tokens,
+subscriptions, log levels and questions are kept apart as in shared mode. Neighbours:
+`backends.share` does that; `client.connection` puts the tap behind a client's session,
+`client.shared` and `client.provider` let others have a share.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Reversible
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from contextvars import Context
 from typing import Final
 
-from .. import wire
-from ..backends.attribution import Attribution
-from ..core.background import Background
-from ..core.between import Instead, instead_of
-from ..core.exchange import Ask, Exchange, Outcome
+import anyio
+
+from ..backends.attribution import IMPERSONAL
+from ..backends.share import Share, SharedBackend
+from ..core.caller import ask as ask_backend
+from ..core.exchange import Ask, Exchange
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
-from ..core.reach import REACH, Reach, Scope
-from ..core.session import Session
-from ..core.state import SessionState
-from ..errors import BackendGone, Exit, ProxyError
+from ..core.reach import Scope
+from ..core.relay import Relay
+from ..core.start import not_started
+from ..eras import ToModern
+from ..errors import BackendGone, BackendStartFailed, Exit, InitializeRefused, ProxyError
+from ..front import LOCAL
 from ..wire import Bytes
-from ..wire.envelope import progress_token
-from .handlers import LOG, PROGRESS
+from .handled import Handled
+from .handlers import PROGRESS
 from .link import Desk
+
+ANONYMOUS: Final = "anonymous"
+"""Owner of the sessions of all who need no credential."""
 
 METHOD_NOT_FOUND: Final = b'{"code":-32601,"message":"Method not found"}'
 
+MAX_OF_OWNER: Final = 2**31
+"""Requests of the client's own that may be in flight: whatever its server takes."""
 
-class Party:
-    """One session of a proxy, with its part in a client's. A `Backend`."""
+ROOTS_CHANGED: Final = "notifications/roots/list_changed"
 
-    def __init__(self, tap: "Tap", user: str, upstream: Upstream, scope: Scope) -> None:
-        self.user = user
-        self.mark: object = object()
-        self.upstream = upstream
-        self.scope = scope
-        self._tap = tap
-        self._inner: dict[Exchange, Exchange] = {}
-        self._tokens: dict[Exchange, bytes | None] = {}
-
-    def context_of(self, exchange: Exchange) -> Context:
-        """Return the context of a request, in which its client can be reached."""
-        context = exchange.context.copy()
-        reach = Reach(self.upstream, exchange, self.scope, self._tokens.get(exchange))
-        context.run(REACH.set, reach)
-        return context
-
-    def request(self, exchange: Exchange) -> None:
-        method = exchange.method
-        if method == "initialize":
-            exchange.settle(Outcome(result=self._tap.welcome()))
-        elif method == "server/discover":
-            exchange.settle(Outcome(error=METHOD_NOT_FOUND))
-        else:
-            self._relay(exchange)
-
-    def _relay(self, exchange: Exchange) -> None:
-        def answered(outcome: Outcome) -> None:
-            self._inner.pop(exchange, None)
-            self._tokens.pop(exchange, None)
-            exchange.settle(outcome)
-
-        params = exchange.params
-        if self._tap.desk.handlers.is_off(PROGRESS):
-            params = without_token(params)
-        inner = instead_of(exchange, exchange.method, params, answered)
-        inner.origin = self
-        self._inner[exchange] = inner
-        self._tokens[exchange] = progress_token(exchange.params)
-        session = self._tap.session()
-        if session is not None and session.state is not SessionState.READY:
-            self._tap.background.start(self._send_once_awake, exchange, inner)
-        else:
-            self._send(session, inner)
-
-    def _send(self, session: Session | None, inner: Exchange) -> None:
-        try:
-            if session is None:
-                raise BackendGone("The client is not connected.")
-            session.request(inner)
-        except ProxyError as error:
-            inner.settle(Outcome(failure=error.with_traceback(None)))
-
-    async def _send_once_awake(self, exchange: Exchange, inner: Exchange) -> None:
-        """The client's backend has stopped: have it started again, then send what is still wanted.
-        What was lost, the client is told with its own next call."""
-        try:
-            session = await self._tap.wake()
-        except ProxyError as error:
-            inner.settle(Outcome(failure=error.with_traceback(None)))
-            return
-        if self._inner.get(exchange) is inner:
-            self._send(session, inner)
-
-    def notify(self, method: str, params: Bytes | None) -> None:
-        session = self._tap.session()
-        if session is not None and method != "notifications/initialized":
-            session.notify(method, params)
-
-    def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
-        inner, session = self._inner.pop(exchange, None), self._tap.session()
-        self._tokens.pop(exchange, None)
-        if inner is not None and session is not None:
-            session.cancel(inner, params)
-
-    def in_flight(self) -> tuple[Exchange, ...]:
-        return tuple(self._inner)
-
-    def leave(self) -> None:
-        """Give it back: what it has in flight is cancelled."""
-        for exchange in self.in_flight():
-            self.cancel(exchange, None)
-        self._tap.parties.discard(self)
+DISCONNECTED: Final = Exit(detail="its client was disconnected")
 
 
-class Tap:
-    """The `Upstream` of a client's backend, and a `Switchboard`: what belongs to a session of a
-    proxy goes there, the rest to the client's own session."""
+class Tapped(SharedBackend):
+    """A client's backend, while it runs."""
 
-    def __init__(
-        self,
-        desk: Desk,
-        background: Background,
-        *,
-        session: Callable[[], Session | None],
-        wake: Callable[[], Awaitable[Session]],
-        welcome: Callable[[], bytes],
-    ) -> None:
-        """`session`: the client's; None: it is not connected. `wake` has it get a backend again, or
-        raises a ProxyError."""
-        self.desk = desk
-        self.background = background
-        self.wake = wake
-        self.session = session
-        self.welcome = welcome
-        self.parties: set[Party] = set()
-        self.own: Upstream
-        """The client's session, once it is being opened."""
-        self._attribution = Attribution(modern=False)
+    def __init__(self, upstream: Upstream, tally: Counter[str]) -> None:
+        """`upstream`: the client's own session."""
+        super().__init__(modern=False, tally=tally, over=lambda how: None, useless=self.end)
+        self.own = Share(self, LOCAL, upstream, most=MAX_OF_OWNER)
+        self.join(self.own)
+        self._own_used = False
+        self._admitted = 0
+        self._sessions: set[Share] = set()
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions of proxies have a share now."""
+        return len(self._sessions)
+
+    def admit(self, user: str, upstream: Upstream) -> Share:
+        share = super().admit(user, upstream)
+        self._admitted += 1
+        self._sessions.add(share)
+        return share
+
+    def leave(self, share: Share) -> None:
+        self._sessions.discard(share)
+        super().leave(share)
+
+    def send(self, exchange: Exchange) -> None:
+        if exchange.share is self.own and exchange.method not in IMPERSONAL:
+            self._own_used = True
+        super().send(exchange)
 
     # -- whose a message is ------------------------------------------------------------------------
 
-    def candidates(self, method: str, in_flight: Iterable[Exchange]) -> Reversible[Exchange]:
-        found = tuple(in_flight)
-        if len(self.parties) < 2:
-            return found
-        return self._attribution.candidates(method, [(e, _party_of(e) or _OWN) for e in found])
+    def sole(self) -> Share | None:
+        """Return the only one who has ever used it; None: there are more, or it has gone."""
+        if self._admitted == 0:
+            return self.own
+        if self._admitted == 1 and not self._own_used:
+            return next(iter(self._sessions), None)
+        return None
 
-    def late(self, backend_id: int) -> None:
-        self._attribution.late(backend_id)
+    def passes_on(self, share: Share, method: str) -> bool:
+        return method == ROOTS_CHANGED and self.sole() is share
 
-    # -- from the server ---------------------------------------------------------------------------
+    def _certain(self, method: str, exchange: Exchange | None) -> Exchange | None:
+        """Return the exchange that a message belongs to, if whoever found it did not guess between
+        sessions. A relay asks `candidates`; what stands before several, or before one of the other
+        era, does not."""
+        if exchange is None or self.backend is None or method == PROGRESS:
+            return exchange
+        if isinstance(self.backend, Relay):
+            return exchange
+        if isinstance(self.backend, ToModern) and not method.startswith("notifications/"):
+            return exchange  # its question is part of the answer to that very request
+        return exchange if exchange in self.candidates(method, self.backend.in_flight()) else None
 
     def ask(self, ask: Ask, exchange: Exchange | None) -> None:
-        party = None if exchange is None else _party_of(exchange)
-        if party is None or exchange is None:
-            self.own.ask(ask, exchange)
-            return
-        outer = _outer_of(exchange)
-        if self.desk.handlers.passes_on(ask.method):
-            party.upstream.ask(ask, outer)
+        certain, sole = self._certain(ask.method, exchange), self.sole()
+        if certain is None and sole is not None and sole.may_be_asked(ask):
+            self.questions.put(ask, sole, None)
         else:
-            self.desk.ask(ask, outer, party.context_of(outer))
-
-    def withdraw(self, ask: Ask, params: Bytes | None) -> None:
-        for party in self.parties:
-            party.upstream.withdraw(ask, params)
-        self.own.withdraw(ask, params)
+            super().ask(ask, certain)
 
     def notification(
         self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
     ) -> None:
-        party = None if exchange is None else _party_of(exchange)
-        if party is not None and exchange is not None:
-            outer = _outer_of(exchange)
-            if self.desk.handlers.passes_on(method):
-                party.upstream.notification(method, params, encoded, outer)
-            else:
-                self.desk.tell(method, params, party.context_of(outer))
-            return
-        if exchange is None and wire.method_of(method).unrelated:
-            for party in tuple(self.parties):
-                party.upstream.notification(method, params, encoded, None)
-        if method != LOG or exchange is not None or not self.parties:
-            self.own.notification(method, params, encoded, exchange)
-
-    def hold(self, exchange: Exchange) -> None:
-        self.own.hold(exchange)
-
-    def ended(self, how: Exit) -> None:
-        for party in tuple(self.parties):
-            party.upstream.ended(how)
-        self.own.ended(how)
+        certain, sole = self._certain(method, exchange), self.sole()
+        if certain is None and sole is not None:
+            sole.upstream.notification(method, params, encoded, None)
+        else:
+            super().notification(method, params, encoded, certain)
 
 
-class _Own:
-    """The client itself, as one who has requests in flight."""
+class Tap:
+    """Lets sessions of proxies have a share in a client's session."""
 
-    user = "own"
-    mark = object()
+    def __init__(self, desk: Desk, awake: Callable[[], Awaitable[None]]) -> None:
+        """`awake` returns once the client's session has a backend."""
+        self.desk = desk
+        self.tapped: Tapped | None = None
+        self._awake = awake
 
+    async def share(self, user: str, handled: Handled, opening: Opening) -> Share:
+        """Return a share of a session of `user` that opened with this, behind `handled`; it is to
+        be closed.
 
-_OWN: Final = _Own()
+        Raises: BackendStartFailed: the client's session cannot be had.
+        """
+        if self.tapped is None:
+            try:
+                await self._awake()
+            except ProxyError as error:
+                raise not_started(error) from None
+        if self.tapped is None:
+            raise BackendStartFailed("The client is not connected.")
+        share = self.tapped.admit(user, handled)
+        share.introduce(handled.declaring(opening.method, opening.params))
+        handled.before(share)
+        return share
 
 
 class TapLauncher:
@@ -217,24 +156,48 @@ class TapLauncher:
     async def launch(
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
-        self._tap.own = upstream
-        async with self._launcher.launch(identity, label, self._tap, opening) as backend:
-            yield backend
+        tapped = Tapped(upstream, Counter())
+        async with self._launcher.launch(identity, label, tapped, opening) as backend:
+            tapped.started(backend, await _introduction(backend, opening))
+            self._tap.tapped = tapped
+            try:
+                yield tapped.own
+            finally:
+                self._tap.tapped = None
+                tapped.own.close()
+                if tapped.sessions:
+                    tapped.end(DISCONNECTED)
 
     async def refused(self, identity: Identity, opening: Opening) -> bool:
         return await self._launcher.refused(identity, opening)
 
 
-class PartyLauncher:
-    """A `Launcher` of parts in a client's session."""
+async def _introduction(backend: Backend, opening: Opening) -> Bytes:
+    """Return how a server introduces itself.
 
-    def __init__(self, tap: Tap) -> None:
-        self._tap = tap
+    Raises: BackendStartFailed, InitializeRefused: it does not.
+    """
+    outcome = await ask_backend(backend, opening.method, opening.params)
+    if outcome.failure is not None:
+        raise not_started(outcome.failure)
+    if outcome.result is None:
+        error = bytes(outcome.error or b"{}")
+        raise InitializeRefused(f"The backend refused {opening.method}.", error)
+    backend.notify("notifications/initialized", None)
+    return outcome.result
+
+
+class ShareLauncher:
+    """A `Launcher` of shares in a client's session."""
+
+    def __init__(self, tap_of: Callable[[], Tap]) -> None:
+        """`tap_of` raises BackendGone: the client is not connected now."""
+        self._tap_of = tap_of
 
     def hurry(self) -> None:
         """Nothing is being stopped: the client's server is the client's."""
 
-    async def __aenter__(self) -> "PartyLauncher":
+    async def __aenter__(self) -> "ShareLauncher":
         return self
 
     async def __aexit__(self, *why: object) -> None: ...
@@ -244,32 +207,23 @@ class PartyLauncher:
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         scope = Scope()
-        party = Party(self._tap, identity.owner, upstream, scope)
-        self._tap.parties.add(party)
         try:
-            yield party
+            tap = self._tap_of()
+        except BackendGone as error:
+            raise not_started(error) from None
+        handled = Handled(upstream, tap.desk, scope)
+        share = await tap.share(user_of(identity), handled, opening)
+        try:
+            yield handled
         finally:
-            party.leave()
-            await scope.close()
+            share.close()
+            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                await scope.close()
 
     async def refused(self, identity: Identity, opening: Opening) -> bool:
         return False
 
 
-def _party_of(exchange: Exchange) -> Party | None:
-    return exchange.origin if isinstance(exchange.origin, Party) else None
-
-
-def _outer_of(exchange: Exchange) -> Exchange:
-    sink = exchange.sink
-    return sink.outer if isinstance(sink, Instead) else exchange
-
-
-def without_token(params: Bytes | None) -> Bytes | None:
-    """Return the parameters of a request of whose progress nobody is to hear."""
-    meta = wire.member(params, "_meta")
-    cut = None if meta is None else wire.without_member(meta, "progressToken")
-    if params is None or cut is None:
-        return params
-    changed = wire.with_member(params, "_meta", cut)
-    return params if changed is None else changed
+def user_of(identity: Identity) -> str:
+    """Return whose a session is: nobody knows who the anonymous are."""
+    return identity.key if identity.owner == ANONYMOUS else identity.owner

@@ -16,11 +16,59 @@ from typing import Final, Generic, TypeVar, cast
 import anyio
 
 from ..config import Settings
+from ..errors import BackendGone
 from ..ground import Ground, containment_from
 
 logger: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class _Life(Generic[T]):
+    """From its opening until it is closed."""
+
+    def __init__(
+        self, open_: Callable[[], AbstractAsyncContextManager[T]], *, cancels: bool
+    ) -> None:
+        self._open = open_
+        self._cancels = cancels
+        self._scope = anyio.CancelScope()
+        self.ready = anyio.Event()
+        """It is open, or could not be opened."""
+        self.over = anyio.Event()
+        """It is to be closed, or is closed already."""
+        self.value: T | None = None
+        self.failure: BaseException | None = None
+        self.task = asyncio.create_task(self._run(), context=Context())
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                async with self._open() as self.value:
+                    self.ready.set()
+                    await self.over.wait()
+        except Exception as error:  # whoever waits for it is to have it
+            if self.ready.is_set():
+                logger.exception("a connection could not be closed")
+            self.failure = _alone(error)
+        finally:
+            self.value = None
+            self.over.set()
+            self.ready.set()
+
+    async def end(self) -> None:
+        """Close it, and wait until it is. Idempotent."""
+        self.over.set()
+        if not self.ready.is_set() and self._cancels:
+            self._scope.cancel()  # nobody waits for what is being opened
+        if not self.is_stranded:
+            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+                await asyncio.wait([self.task])
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether its event loop has gone from under it."""
+        return self.task.done() or self.task.get_loop().is_closed()
 
 
 class Held(Generic[T]):
@@ -30,68 +78,84 @@ class Held(Generic[T]):
     opened and closed in one task, in a context of its own.
     """
 
-    def __init__(self, open_: Callable[[], AbstractAsyncContextManager[T]]) -> None:
+    def __init__(
+        self, open_: Callable[[], AbstractAsyncContextManager[T]], *, cancels: bool = True
+    ) -> None:
+        """`cancels`: what nobody waits for any more while it is being opened is cut off; else it is
+        opened, which takes no time, and closed."""
         self._open = open_
+        self._cancels = cancels
         self._holds = 0
-        self._value: T | None = None
-        self._failure: BaseException | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._ready = anyio.Event()
-        self._over = anyio.Event()
+        self._life: _Life[T] | None = None
 
     @property
     def value(self) -> T | None:
-        """None: nobody holds it."""
-        return self._value
+        """None: it is not open."""
+        return None if self._life is None else self._life.value
 
     @property
     def holds(self) -> int:
         return self._holds
 
     async def enter(self) -> T:
-        """Hold it. Raises: what opening it raises; whoever waits for the same opening too."""
-        if self._holds == 0 and self._task is not None:
-            await self._gone(self._task)  # the last one is still being closed
+        """Hold it.
+
+        Raises: what opening it raises, as does everyone who waits for the same opening;
+            RuntimeError: it is held in another event loop.
+        """
+        self._look_around()
+        while self._life is not None and self._life.over.is_set():
+            await self._gone(self._life)
+        if self._life is None:
+            self._life = _Life(self._open, cancels=self._cancels)
+        life = self._life
         self._holds += 1
-        if self._task is None:
-            self._ready, self._over, self._failure = anyio.Event(), anyio.Event(), None
-            self._task = asyncio.create_task(self._run(), context=Context())
         try:
-            await self._ready.wait()
-            if self._failure is not None:
-                raise self._failure
+            await life.ready.wait()
+            if life.failure is not None:
+                raise life.failure
+            if life.value is None:
+                raise BackendGone("It was closed while it was being opened.")
         except BaseException:
             await self.leave()
             raise
-        assert self._value is not None
-        return self._value
+        return life.value
+
+    def hold(self) -> None:
+        """Hold once more what is held already."""
+        self._holds += 1
 
     async def leave(self) -> None:
-        """Hold it no more; the last one waits until it is closed."""
+        """Hold it no more; the last one waits until it is closed.
+
+        Raises: RuntimeError: nobody holds it.
+        """
+        if self._holds == 0:
+            raise RuntimeError("it was left more often than it was entered")
         self._holds -= 1
-        task = self._task
-        if self._holds == 0 and task is not None:
-            self._over.set()
-            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
-                await self._gone(task)
+        if self._holds == 0:
+            await self.end()
 
-    async def _gone(self, task: asyncio.Task[None]) -> None:
-        await asyncio.wait([task])
-        if self._task is task:
-            self._task = None
+    async def end(self) -> None:
+        """Close it, whoever holds it; who enters then opens it anew."""
+        life = self._life
+        if life is not None:
+            await life.end()
+            await self._gone(life)
 
-    async def _run(self) -> None:
-        try:
-            async with self._open() as self._value:
-                self._ready.set()
-                await self._over.wait()
-        except Exception as error:  # whoever waits for it is to have it
-            if self._ready.is_set():
-                logger.exception("a connection could not be closed")
-            self._failure = _alone(error)
-        finally:
-            self._value = None
-            self._ready.set()
+    async def _gone(self, life: _Life[T]) -> None:
+        await life.end()
+        if self._life is life:
+            self._life = None
+
+    def _look_around(self) -> None:
+        """Forget one whose event loop was closed while it was held. Raises: RuntimeError."""
+        life = self._life
+        if life is None or life.task.get_loop() is asyncio.get_running_loop():
+            return
+        if not life.is_stranded:
+            raise RuntimeError("it is held in another event loop")
+        self._life, self._holds = None, 0
 
 
 def _alone(error: BaseException) -> BaseException:
@@ -123,13 +187,14 @@ async def common_ground(settings: Settings) -> AsyncGenerator[Ground]:
     )
     held = _GROUNDS.get(key)
     if held is None:
-        held = _GROUNDS[key] = Held(lambda: _ground(settings))
+        held = _GROUNDS[key] = Held(lambda: _ground(settings), cancels=False)
+    ground = await held.enter()
     try:
-        yield await held.enter()
+        yield ground
     finally:
         await held.leave()
-        if held.holds == 0:
-            _GROUNDS.pop(key, None)
+        if held.holds == 0 and _GROUNDS.get(key) is held:
+            del _GROUNDS[key]
 
 
 @asynccontextmanager

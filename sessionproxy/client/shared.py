@@ -6,7 +6,7 @@ Neighbours: `client.client` is such a client; `client.relayed` has the parts.
 import logging
 from typing import TYPE_CHECKING, Final
 
-from .relayed import PartyLauncher
+from .relayed import ShareLauncher
 
 if TYPE_CHECKING:
     from .client import ProxyClient
@@ -22,9 +22,9 @@ class ConnectedSource:
     def __init__(self, client: "ProxyClient") -> None:
         self._client = client
 
-    def starts(self) -> PartyLauncher:
+    def starts(self) -> ShareLauncher:
         logger.warning(
             "all sessions share the one session of %r: what one of them does there, all see",
             self._client,
         )
-        return PartyLauncher(self._client.connection.tap)
+        return ShareLauncher(lambda: self._client.connection.tap)

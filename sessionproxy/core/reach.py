@@ -8,7 +8,7 @@ for, and may keep something for that client's session. Neighbours: `backends.hos
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Final, NamedTuple, TypeVar
 
 from .. import wire
@@ -61,8 +61,8 @@ class Reach(NamedTuple):
     """Under which the client wants to hear of progress, encoded; None: it does not."""
 
     def ask(self, ask: Ask) -> None:
-        """Ask it; once it cannot be asked any more, the answer is a refusal."""
-        if self.exchange.outcome is None:
+        """Ask it; where it cannot be asked this, or not any more, the answer is a refusal."""
+        if self.exchange.outcome is None and self.exchange.sink.takes(ask.method):
             self.upstream.ask(ask, self.exchange)
         else:
             decline(ask)
@@ -76,6 +76,25 @@ class Reach(NamedTuple):
 
 REACH: ContextVar[Reach | None] = ContextVar("REACH", default=None)
 """Whom the present code works for; None: nobody."""
+
+SCOPE: ContextVar[Scope | None] = ContextVar("SCOPE", default=None)
+"""What is kept for a session in front that has several parts; None: each part keeps its own."""
+
+
+def keep_in(context: Context, scope: Scope) -> None:
+    """Have what parts of a session keep kept for the whole of it. `context`: of a request."""
+    if context.get(SCOPE) is None:
+        context.run(SCOPE.set, scope)
+
+
+def reaching(
+    context: Context, upstream: Upstream, exchange: Exchange, scope: Scope, token: bytes | None
+) -> Context:
+    """Return `context`, of a request, in which now its client can be reached. `scope`: of this
+    part of its session."""
+    whole = context.get(SCOPE) or scope
+    context.run(REACH.set, Reach(upstream, exchange, whole, token))
+    return context
 
 
 class _Question(Ask):

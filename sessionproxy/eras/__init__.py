@@ -5,5 +5,6 @@ A wrapper stands between a session and its backend where the two are of differen
 
 from .launcher import OURSELVES, EraLauncher
 from .rounds import Rounds
+from .to_modern import ToModern
 
-__all__ = ["OURSELVES", "EraLauncher", "Rounds"]
+__all__ = ["OURSELVES", "EraLauncher", "Rounds", "ToModern"]

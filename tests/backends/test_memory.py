@@ -25,6 +25,7 @@ from sessionproxy.backends.lifespans import Lifespans
 from sessionproxy.backends.memory import MemoryLauncher
 from sessionproxy.config import ConfigError
 from sessionproxy.core.background import Background
+from sessionproxy.core.caller import Nobody
 from sessionproxy.core.exchange import Exchange
 from sessionproxy.core.memory import Opening
 from sessionproxy.core.ports import Identity
@@ -559,7 +560,14 @@ async def test_who_waits_for_a_server_that_heeds_nothing_waits_a_bounded_time(
 async def test_a_server_that_never_reads_is_sent_a_bounded_number_of_messages() -> None:
     """F16: the next one fails alone; answers to its own questions find room longer."""
     lifespans = Lifespans(Background(), lasting=True)
-    hosted = Hosted(lowlevel, "test", max_line=1 << 20, context=copy_context(), lifespans=lifespans)
+    hosted = Hosted(
+        lowlevel,
+        "test",
+        Nobody(),
+        max_line=1 << 20,
+        context=copy_context(),
+        lifespans=lifespans,
+    )
     relay = Relay(hosted, FakeUpstream())
     hosted.attach(relay)
     for _ in range(1024):
@@ -567,7 +575,14 @@ async def test_a_server_that_never_reads_is_sent_a_bounded_number_of_messages() 
     with pytest.raises(BackendBusy):
         hosted.send(b"{}", Kind.NOTIFICATION)
     hosted.send(b"{}", Kind.RESPONSE)
-    large = Hosted(lowlevel, "test", max_line=1 << 20, context=copy_context(), lifespans=lifespans)
+    large = Hosted(
+        lowlevel,
+        "test",
+        Nobody(),
+        max_line=1 << 20,
+        context=copy_context(),
+        lifespans=lifespans,
+    )
     large.send(b" " * (32 << 20), Kind.REQUEST)
     with pytest.raises(BackendBusy):
         large.send(b" ", Kind.RESPONSE)

@@ -1,0 +1,78 @@
+"""Sessions that share the one of a client: what each sets up is its own."""
+
+from pathlib import Path
+from typing import Any
+
+from sessionproxy import ProxyClient, create_proxy
+from tests.parity.ways import fronted
+from tests.rig.embedded import scripted
+from tests.rig.http import Client, connect, http
+
+UPDATED = "notifications/resources/updated"
+
+
+async def test_a_resource_of_one_session_is_not_told_of_to_another(tmp_path: Path) -> None:
+    """DESIGN 5.1; PARITY 58: and the one who leaves does not unsubscribe the other."""
+    state: dict[str, Any] = {"state_dir": str(tmp_path / "s")}
+    client = ProxyClient(scripted(), **state)
+    async with client, fronted(create_proxy(client, **state)) as url:
+        async with connect(url) as ann, connect(url) as bob:
+            async with ann.listen() as to_ann, bob.listen() as to_bob:
+                await ann.request("resources/subscribe", {"uri": "x://1"})
+                await bob.request("resources/subscribe", {"uri": "x://2"})
+                await bob.request("resources/unsubscribe", {"uri": "x://1"})
+                notes = [
+                    {"note": {"method": UPDATED, "params": {"uri": f"x://{n}"}}} for n in (1, 2)
+                ]
+                await bob.do(*notes)
+                assert (await to_ann.until(UPDATED))["params"] == {"uri": "x://1"}
+                assert (await to_bob.until(UPDATED))["params"] == {"uri": "x://2"}
+            seen = (await ann.do({"tells": "seen"}))["seen"]
+            assert "resources/unsubscribe" not in [each.get("method") for each in seen]
+
+
+async def test_a_client_who_goes_while_asked_does_not_leave_the_server_waiting(
+    tmp_path: Path,
+) -> None:
+    """DESIGN 5.3: the question is answered for them."""
+    state: dict[str, Any] = {"state_dir": str(tmp_path / "s")}
+    client = ProxyClient(scripted(), **state)
+    async with client, fronted(create_proxy(client, **state)) as url:
+        async with connect(url) as ann, connect(url) as bob:
+            question = {"method": "roots/list"}
+            async with ann.doing({"ask": question}, {"release": "answered"}) as incoming:
+                await incoming.until("roots/list")
+                await ann.delete()
+            await bob.do({"wait": "answered"})
+
+
+async def test_a_server_that_dies_is_told_of_and_the_next_call_is_fresh(tmp_path: Path) -> None:
+    """DESIGN 5.12: by each session once, and by the client itself."""
+    state: dict[str, Any] = {"state_dir": str(tmp_path / "s")}
+    client = ProxyClient(scripted(), **state)
+    async with client, fronted(create_proxy(client, **state)) as url:
+        async with connect(url) as ann, connect(url) as bob:
+            await bob.do()
+            dies = await ann.request(
+                "tools/call", {"name": "do", "arguments": {"steps": [{"exit": 3}]}}
+            )
+            assert dies["result"]["isError"] is True
+            for each in (ann, bob):
+                told = await each.request("tools/call", {"name": "do"})
+                assert told["result"]["isError"] is True
+            assert (await ann.do())["pid"] == (await bob.do())["pid"]
+
+
+async def test_a_client_that_is_disconnected_under_its_proxy_fails_its_calls(
+    tmp_path: Path,
+) -> None:
+    """PARITY 9: use after exit; connected again, it serves again."""
+    state: dict[str, Any] = {"state_dir": str(tmp_path / "s")}
+    client = ProxyClient(scripted(), **state)
+    async with client:
+        proxy = create_proxy(client, **state)
+    async with fronted(proxy) as url, http() as pool:
+        response = await Client(pool, url).initialize()
+        assert "not connected" in response.text
+        async with client, connect(url) as ann:
+            assert (await ann.do())["count"] == 1

@@ -1,0 +1,153 @@
+"""What is held by several: opened once, closed with the last, whatever happens in between."""
+
+import asyncio  # noqa: TID251 - event loops are what some of these are about
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from sessionproxy import ProxyClient
+from sessionproxy.client.runtime import Held
+from sessionproxy.errors import BackendGone, ProxyError
+from tests.rig.embedded import gone, processes_of, scripted, until
+
+
+class Opened:
+    """Counts how often it was opened and closed; may wait, and fail."""
+
+    def __init__(self) -> None:
+        self.opened = self.closed = 0
+        self.go = anyio.Event()
+        self.failure: Exception | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[str]:
+        self.opened += 1
+        await self.go.wait()
+        if self.failure is not None:
+            raise self.failure
+        try:
+            yield f"life {self.opened}"
+        finally:
+            await asyncio.sleep(0)
+            self.closed += 1
+
+
+async def test_all_who_enter_at_once_share_one_opening_and_the_last_closes_it() -> None:
+    """PARITY 65."""
+    what = Opened()
+    held = Held(what.open)
+    values: list[str] = []
+
+    async def use() -> None:
+        values.append(await held.enter())
+        await held.leave()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(use)
+        await anyio.wait_all_tasks_blocked()
+        what.go.set()
+    assert set(values) == {"life 1"}
+    assert (what.opened, what.closed, held.holds, held.value) == (1, 1, 0, None)
+
+
+async def test_a_failed_opening_fails_all_who_wait_and_the_next_tries_again() -> None:
+    """PARITY 65: failing opens."""
+    what = Opened()
+    what.failure = BackendGone("no")
+    what.go.set()
+    held = Held(what.open)
+    for _ in range(2):
+        with pytest.raises(BackendGone):
+            await held.enter()
+    what.failure = None
+    assert await held.enter() == "life 3"
+    await held.leave()
+    assert held.holds == 0
+
+
+async def test_an_opening_that_is_cancelled_is_cut_off_unless_another_waits_for_it() -> None:
+    """PARITY 65: cancelled while opening."""
+    what = Opened()
+    held = Held(what.open)
+    with anyio.move_on_after(0.05):
+        await held.enter()
+    assert held.holds == 0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(held.enter)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.move_on_after(0.05):
+            await held.enter()
+        what.go.set()
+    assert (what.opened, held.value) == (2, "life 2")
+    await held.leave()
+    assert held.value is None
+
+
+async def test_what_is_ended_under_its_holders_is_opened_anew_by_the_next() -> None:
+    """PARITY 62: holders leave as they would have."""
+    what = Opened()
+    what.go.set()
+    held = Held(what.open)
+    await held.enter()
+    await held.end()
+    assert held.value is None
+    assert await held.enter() == "life 2"
+    await held.leave()
+    assert held.value == "life 2"
+    await held.leave()
+    assert held.value is None
+    with pytest.raises(RuntimeError, match="more often"):
+        await held.leave()
+
+
+async def test_it_may_be_left_in_another_task_than_entered(tmp_path: Path) -> None:
+    """PARITY 65: exit in another task than entry; use after exit."""
+    state = tmp_path / "s"
+    client = ProxyClient(scripted(), state_dir=str(state), containment="guardian")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.__aenter__)
+    pid = (await client.call_tool("do")).structured_content
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.__aexit__)
+    assert pid is not None
+    await gone(pid["pid"])
+    with pytest.raises(BackendGone):
+        await client.call_tool("do")
+
+
+async def test_a_client_that_cannot_connect_leaves_nothing_and_can_be_entered_again(
+    tmp_path: Path,
+) -> None:
+    """PARITY 65: a server that dies at once, one that never answers."""
+    state = tmp_path / "s"
+    dies = scripted(start=[{"exit": 3}])
+    client = ProxyClient(dies, state_dir=str(state), containment="guardian")
+    for _ in range(2):
+        with pytest.raises(ProxyError):
+            await client.__aenter__()
+    silent = scripted(initialize=[{"wait": "ever"}])
+    client = ProxyClient(silent, state_dir=str(state), containment="guardian")
+    with anyio.fail_after(10):
+        with anyio.move_on_after(1):
+            await client.__aenter__()
+    assert not client.is_connected
+    await until(lambda: processes_of(state) == [])
+    assert [task.get_name() for task in asyncio.all_tasks() if "Life" in repr(task)] == []
+
+
+def test_one_client_is_used_in_one_event_loop_after_the_other(tmp_path: Path) -> None:
+    """PARITY 65: what was opened in a loop that has ended is not used in the next."""
+    state = tmp_path / "s"
+    client = ProxyClient(scripted(), state_dir=str(state), containment="guardian")
+
+    async def use() -> int:
+        async with client:
+            return (await client.call_tool("do")).structured_content["count"]  # type: ignore[index]
+
+    assert asyncio.run(use()) == 1
+    assert asyncio.run(use()) == 1
+    assert processes_of(state) == []
