@@ -217,9 +217,13 @@ async def test_row_77_lists_of_a_modern_client_come_from_what_is_known(state: St
 
 
 async def test_row_78_sessions_and_backends_are_counted(state: State) -> None:
-    """PARITY 78: counts at `/readyz`. (Metrics and spans are tested where they are.)"""
+    """PARITY 78: counts at `/readyz` and `/metrics`. (More in tests/ops/test_metrics.py; the spans
+    in tests/ops/test_tracing.py.)"""
     async with fronted(create_proxy(scripted(), **state)) as url, connect(url) as client:
         await client.do()
         async with httpx2.AsyncClient(trust_env=False) as pool:
             ready = (await pool.get(url.replace("/mcp", "/readyz"))).json()
+            metrics = (await pool.get(url.replace("/mcp", "/metrics"))).text
     assert (ready["sessions"], ready["backends"]) == (1, 1)
+    called = [line for line in metrics.splitlines() if 'method="tools/call"' in line]
+    assert any(line.endswith(" 1.0") and "requests_total" in line for line in called), called

@@ -1,10 +1,11 @@
 """PARITY 59 to 68: who has which session of a server, for how long, and what is remembered."""
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
+from mcp.server.mcpserver import MCPServer
 
 from sessionproxy import ProxyClient, ProxyProvider, StatefulProxyClient, create_proxy
 from tests.rig.embedded import gone, lives, scripted, until
@@ -97,6 +98,39 @@ async def test_row_59_sessions_says_who_has_a_session_of_a_server_over_http(
     counts = [[count for _, count in facts] for facts in seen]
     later = [4, 5, 6] if sessions == "shared" else counts[0]
     assert counts == [[1, 1, 1] if sessions == "request" else [1, 2, 3], later]
+
+
+@pytest.mark.parametrize("sessions", ["frontend", "request", "shared"])
+async def test_row_59_sessions_says_who_has_a_run_of_a_server_in_this_process(
+    sessions: Literal["frontend", "request", "shared"], state: State
+) -> None:
+    """PARITY 59: on every transport: here a run of a server each, or one for all."""
+    made: list[MCPServer[Any]] = []
+
+    def make() -> MCPServer[Any]:
+        server: MCPServer[Any] = MCPServer("counts")
+        made.append(server)
+        count = 0
+
+        @server.tool()
+        def do() -> int:
+            """Count."""
+            nonlocal count
+            count += 1
+            return count
+
+        return server
+
+    seen: list[list[int]] = []
+    async with fronted(create_proxy(make, sessions=sessions, **state)) as url:
+        async with connect(url) as ann, connect(url) as bob:
+            for client in (ann, bob):
+                results = [await client.request("tools/call", {"name": "do"}) for _ in range(3)]
+                seen.append([each["result"]["structuredContent"]["result"] for each in results])
+    later = [4, 5, 6] if sessions == "shared" else [1, 2, 3]
+    assert seen == ([[1, 1, 1]] * 2 if sessions == "request" else [[1, 2, 3], later])
+    opened = {"frontend": 2, "request": 8, "shared": 1}  # a request mode starts one to open, too
+    assert len(made) == opened[sessions]
 
 
 async def test_row_61_a_stateful_factory_gives_one_copy_for_each_session_everywhere(
