@@ -64,7 +64,7 @@ class CompositeLauncher(anyio.AsyncContextManagerMixin):
         self.members: tuple[Member, ...] = tuple(members)
         self.introduction = introduction
         self.annotates = annotates
-        self.background = Background()
+        self.background: Background = Background()
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
@@ -100,7 +100,7 @@ class Composite:
     ) -> None:
         self.upstream = upstream
         self.opening = opening
-        self.scope = Scope()
+        self.scope: Scope = Scope()
         """What its parts keep for the session."""
         self._launcher = launcher
         self._parts = {

@@ -81,7 +81,7 @@ class Hooked(Between):
         self._server = identity.route
         self._owner = None if is_nobodys(upstream) else identity.owner
         self._label = label
-        self.scope = Scope()
+        self.scope: Scope = Scope()
         """What hooks keep for this session, and what is behind them too."""
         self._running: dict[Exchange, Work] = {}
         self._sent: dict[Exchange, list[Exchange]] = {}

@@ -99,7 +99,7 @@ class Hosted:
         self._lifespans = lifespans
         self._label = label
         self._upstream = upstream
-        self.scope = Scope()
+        self.scope: Scope = Scope()
         """What code of the server keeps for the session."""
         self._max_line = max_line
         self._context = context

@@ -159,7 +159,7 @@ class Part:
     ) -> None:
         """`owner`, `key` and `label`: of the whole session. `everybodys`: that is no client's."""
         self.member = member
-        self.memory = Memory()
+        self.memory: Memory = Memory()
         """Of all its sessions: what each is to be told when it starts."""
         self.whole = whole
         self._manager = member.spares if everybodys else member.manager

@@ -221,11 +221,11 @@ class Link:
         self._owner = owner
         self._opening = opening
         self._desk = desk
-        self.number = next(_NUMBERS)
+        self.number: int = next(_NUMBERS)
         """Tells it from every other one, also from those that are over."""
-        self.port = Port(desk)
+        self.port: Port = Port(desk)
         self.session: Session | None = None
-        self.welcome = b"{}"
+        self.welcome: bytes = b"{}"
         """The result of the opening."""
 
     async def open(self) -> None:

@@ -49,7 +49,7 @@ class Tapped(SharedBackend):
     def __init__(self, upstream: Upstream, tally: Counter[str]) -> None:
         """`upstream`: the client's own session."""
         super().__init__(modern=False, tally=tally, over=lambda how: None, useless=self.end)
-        self.own = Share(self, LOCAL, upstream, most=MAX_OF_OWNER)
+        self.own: Share = Share(self, LOCAL, upstream, most=MAX_OF_OWNER)
         self.join(self.own)
         self._own_used = False
         self._admitted = 0
