@@ -26,6 +26,7 @@ NOT_RUN: Final = {
     "scripts/test": "it is what runs this",
     "scripts/docs": "test_docs.py builds the site",
     "scripts/bench": "minutes, and figures that mean nothing beside other tests; test_bench.py",
+    "scripts/compare_fastmcp": "it fetches FastMCP, and serves on ports of its own",
     "scripts/chaos": "minutes; test_chaos.py runs it in its short form",
     "scripts/soak": "minutes; test_soak.py runs it in its short form",
     "scripts/endings": "minutes; tests/clients/test_endings.py runs it in its short form",

@@ -121,7 +121,8 @@ class Hooked(Between):
             outcome = _FAULTY
         finally:
             self._running.pop(exchange, None)
-            self._sent.pop(exchange, None)
+            for inner in self._sent.pop(exchange, ()):  # the hook has begun it and gone
+                self.backend.cancel(inner, _NOT_WAITED_FOR)
             exchange.settle(outcome)
 
     def _next(self, exchange: Exchange, number: int) -> CallNext:
@@ -138,8 +139,11 @@ class Hooked(Between):
             found.append(outcome)
             came.set()
 
+        if exchange not in self._running:  # its hooks are done, and so is it
+            raise RequestCancelled("The request was cancelled.")
         inner = instead_of(exchange, request.method, request.raw, answered)
-        self._sent.setdefault(exchange, []).append(inner)
+        sent = self._sent.setdefault(exchange, [])
+        sent.append(inner)
         self.backend.request(inner)
         inner.params = None  # they may be large, and the answer may be a long time coming
         try:
@@ -147,7 +151,7 @@ class Hooked(Between):
         finally:
             if not found:  # the hook waits no longer
                 self.backend.cancel(inner, _NOT_WAITED_FOR)
-            self._sent[exchange].remove(inner)
+            sent.remove(inner)
         outcome = found[0]
         if outcome.error is not None:
             raise RequestFailed.read(outcome.error)

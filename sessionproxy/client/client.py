@@ -41,7 +41,7 @@ from .handlers import (
 from .link import Listener
 from .runtime import Held
 from .shared import ConnectedSource
-from .targets import NO_RULES, ProxyTarget, plan_of, servers_of
+from .targets import NO_RULES, ProxyTarget, plan_of, servers_of, under
 
 _FAMILIES: Final = itertools.count(1)
 
@@ -188,10 +188,11 @@ class ProxyClient(Calls):
             from .provider import ProxyProvider
 
             return ProxyProvider(self._of_session).planned(settings)
+        servers = under(settings, self._servers, before=self.settings)
         if self.handlers == Handlers():
-            return self._servers
+            return servers
         around = partial(HandlingLauncher, handlers=self.handlers)
-        return [replace(server, around=(*server.around, around)) for server in self._servers]
+        return [replace(server, around=(*server.around, around)) for server in servers]
 
     def _of_session(self) -> "_Bound":
         """Return the copy of the frontend session that is being served; made now, if it has none.

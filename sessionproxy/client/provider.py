@@ -17,8 +17,7 @@ from cachetools import TTLCache
 from ..backends.share import Share, SharedBackend
 from ..config import Settings
 from ..core.background import Background, Work
-from ..core.between import Between, instead_of
-from ..core.caller import Nobody
+from ..core.between import Between, instead_of, is_nobodys
 from ..core.exchange import Exchange, Outcome
 from ..core.hooks import Request, current_request
 from ..core.latch import Latch
@@ -156,15 +155,17 @@ class ProxyProvider:
         """Return what tells sessions of servers apart, and have the lists of one forgotten when it
         says that they have changed."""
         link = client.connection.link
-        key = -client.family if client.is_last else link.number
+        brief, lasting = -client.family, link.number
         if self not in link.port.told:
             link.port.told.add(self)
-            link.port.listeners.append(lambda method, params: self._changed(method, key))
-        return key
+            keys = brief, lasting
+            link.port.listeners.append(lambda method, params: self._changed(method, keys))
+        return brief if client.is_last else lasting
 
-    def _changed(self, method: str, key: int) -> None:
+    def _changed(self, method: str, keys: tuple[int, int]) -> None:
         for kind in CHANGES.get(method, ()):
-            self._lists.pop((kind, key), None)
+            for key in keys:
+                self._lists.pop((kind, key), None)
 
     # -- as a source of backends -------------------------------------------------------------------
 
@@ -262,7 +263,7 @@ class Provided(Between):
             exchange.method,
             None if exchange.params is None else bytes(exchange.params),
             server=self._identity.route,
-            owner=None if isinstance(self.upstream, Nobody) else self._identity.owner,
+            owner=None if is_nobodys(self.upstream) else self._identity.owner,
             session=self._label,
         )
 

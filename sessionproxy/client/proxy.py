@@ -37,7 +37,7 @@ from ..core.exchange import Hook, Outcome
 from ..core.hooks import RequestHook
 from ..core.memory import Opening
 from ..front import LOCAL
-from ..plan import Plan, Planned, Source, check_together, told
+from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, check_together, told
 from ..serve import serve, serve_async
 from ..serve_stdio import serve_stdio, serve_stdio_async
 from ..servers import Rules
@@ -59,7 +59,7 @@ from .link import Desk, Link, opening_params
 from .local import Components
 from .provider import ProxyProvider
 from .runtime import Held
-from .targets import NO_RULES, ProxyTarget, servers_of
+from .targets import NO_RULES, ProxyTarget, servers_of, under
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
@@ -73,6 +73,13 @@ Sessions = Literal["frontend", "request", "shared"]
 """Who has a backend: each session in front, each request, or all together one."""
 
 Transport = Literal["stdio", "http", "sse"]
+
+OF_TARGETS: Final = {
+    "config": "give the file as the target",
+    "url": "give it as the target",
+    "mode": "say it by sessions=",
+}
+"""Settings of the command line that are something else here."""
 
 MODES: Final = {"frontend": Mode.SESSION, "request": Mode.REQUEST, "shared": Mode.SHARED}
 
@@ -131,9 +138,11 @@ def create_proxy(
     """
     if sessions not in MODES:
         raise ConfigError("sessions: expected frontend, request or shared")
-    found, configuration = told({**settings, "mode": MODES[sessions].value}, named="{}")
-    if configuration is not None:
-        raise ConfigError("config: give the file as the target")
+    for setting, instead in OF_TARGETS.items():
+        if settings.get(setting) is not None:
+            raise ConfigError(f"{setting}: {instead}")
+    found, _ = told({**settings, "mode": MODES[sessions].value}, named="{}")
+    check_together(found, several=True)
     servers = servers_of(target, found, rules)
     return Proxy(
         servers, found, name=name, instructions=instructions, hooks=hooks, observers=observers
@@ -183,7 +192,12 @@ class Proxy(Calls):
 
     def mount(self, other: ProxyTarget, *, prefix: str = "") -> None:
         """Have what `other` has here too: tools and prompts as `{prefix}_{name}`, resources and
-        templates as `scheme://{prefix}/rest`. It is asked live, session by session."""
+        templates as `scheme://{prefix}/rest`. It is asked live, session by session.
+
+        Raises: ConfigError: it is this very proxy.
+        """
+        if other is self:
+            raise ConfigError("mount: a proxy cannot be mounted in itself")
         self._mounted.append((prefix, other))
 
     def add_provider(self, provider: ProxyProvider, *, namespace: str = "") -> None:
@@ -253,21 +267,22 @@ class Proxy(Calls):
 
     # -- what it comes to --------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
-        """Return all that it fronts.
+    def plan(self, settings: Settings | None = None) -> Plan:
+        """Return all that it fronts. `settings`: in place of its own.
 
         Raises: ConfigError: something that was mounted is no target.
         """
+        own = self.settings if settings is None else settings
         servers: list[Planned] = []
         if self._components:
-            servers.append(self._own("added", self._components))
+            servers.append(Planned(name="added", source=self._components, settings=own))
         if self._local is not None:
-            servers.append(self._own("local", self._local))
-        servers += self._servers
+            servers.append(Planned(name="local", source=self._local, settings=own))
+        servers += under(own, self._servers, before=self.settings)
         for prefix, other in self._mounted:
             servers += [
                 replace(each, prefix="/".join(filter(None, (prefix, each.prefix))))
-                for each in servers_of(other, self.settings)
+                for each in servers_of(other, own)
             ]
         named = _named_apart(servers)
         together = len(named) > 1 or any(server.prefix for server in named)
@@ -277,9 +292,6 @@ class Proxy(Calls):
             name=self.name,
             instructions=self.instructions,
         )
-
-    def _own(self, name: str, source: Source) -> Planned:
-        return Planned(name=name, source=source, settings=self.settings)
 
     def planned(self, settings: Settings) -> Sequence[Planned]:
         """Return its servers, for a proxy that this one is mounted in; its hooks go along."""
@@ -294,13 +306,17 @@ class Proxy(Calls):
     def http_app(self, *, local: bool = True, **settings: object) -> ProxyApp:
         """Return it as an ASGI application, as `sessionproxy.http_app` does.
 
-        `local`: only this machine asks. `settings` are put over the proxy's own.
+        `local`: only this machine asks. `settings` are put over the proxy's own, but for those that
+        are about its servers.
 
-        Raises: ConfigError: a setting is wrong.
+        Raises: ConfigError: a setting is wrong, or comes too late.
         """
+        for setting in (*OF_COMMANDS, *OF_URLS, *OF_TARGETS):
+            if setting in settings:
+                raise ConfigError(f"{setting}: say this where the proxy is made")
         own = self._with(settings)
         return ProxyApp(
-            own, self.plan(), local=local, hooks=self._observers, request_hooks=self._hooks
+            own, self.plan(own), local=local, hooks=self._observers, request_hooks=self._hooks
         )
 
     def run(
@@ -326,7 +342,7 @@ class Proxy(Calls):
         own = self._listening(transport, host, port, path)
         serve(
             own,
-            self.plan(),
+            self.plan(own),
             hooks=self._observers,
             request_hooks=self._hooks,
             on_ready=lambda app, url: self._say_where(url),
@@ -353,7 +369,7 @@ class Proxy(Calls):
         own = self._listening(transport, host, port, path)
         await serve_async(
             own,
-            self.plan(),
+            self.plan(own),
             hooks=self._observers,
             request_hooks=self._hooks,
             on_ready=lambda app, url: (on_ready or self._say_where)(url),
@@ -404,15 +420,11 @@ class Proxy(Calls):
             return await link.request(method, params, progress=progress_handler)
 
     async def _linked_now(self) -> Link:
-        if not self._holds_link:
-            self._holds_link = True
-            try:
-                return await self._link.enter()
-            except BaseException:
-                self._holds_link = False
-                raise
         link = await self._link.enter()
-        await self._link.leave()
+        if self._holds_link:
+            await self._link.leave()  # not the last: there is the lasting hold
+        else:
+            self._holds_link = True  # this hold is the lasting one, until the proxy is left
         return link
 
     @asynccontextmanager

@@ -13,6 +13,8 @@ from os.path import abspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
+import msgspec
+
 from ..backends import InProcess, Target, Template, factory_of
 from ..backends.hosted import is_server
 from ..config import Carrier, ConfigError, Settings
@@ -93,6 +95,18 @@ def servers_of(
     if len(planned) != 1:
         raise ConfigError("rules: there are several servers; each has its own in a configuration")
     return (replace(planned[0], rules=rules),)
+
+
+def under(settings: Settings, servers: Sequence[Planned], *, before: Settings) -> list[Planned]:
+    """Return servers under these settings, in place of those `before`; what a configuration says of
+    one of them alone stays."""
+    found: list[Planned] = []
+    for server in servers:
+        limit, own = server.settings.call_timeout, settings
+        if limit != before.call_timeout:
+            own = msgspec.structs.replace(settings, call_timeout=limit)
+        found.append(replace(server, settings=own))
+    return found
 
 
 def _is_file(target: object) -> bool:

@@ -24,7 +24,7 @@ def test_all_three_line_ends_are_heeded_wherever_the_bytes_are_cut(end: bytes) -
     """WHATWG HTML, 9.2.5. A CRLF may be cut in two."""
     text = end.join((b": hello", b"id: 7", b"data: x", b"", b"data: y", b"", b""))
     for at in range(len(text)):
-        assert read(text[:at], text[at:]) == [Event(b"x"), Event(b"y")], at
+        assert read(text[:at], b"", text[at:]) == [Event(b"x"), Event(b"y")], at
     assert read(*(text[i : i + 1] for i in range(len(text)))) == [Event(b"x"), Event(b"y")]
 
 
@@ -87,9 +87,8 @@ def test_an_endless_comment_costs_no_memory_and_no_event() -> None:
 
 
 def test_any_cutting_gives_the_same_events() -> None:
-    """The reader has no state but what it has read; seed printed on failure."""
-    seed = random.randrange(10**9)
-    rng = random.Random(seed)
+    """The reader has no state but what it has read."""
+    rng = random.Random(874770983)  # one that found something once
     parts = [
         b"data: x",
         b"data:yy",
@@ -105,4 +104,4 @@ def test_any_cutting_gives_the_same_events() -> None:
         text = b"".join(rng.choice(parts) + rng.choice((b"\n", b"\r\n", b"\r")) for _ in range(12))
         cuts = sorted(rng.randrange(len(text) + 1) for _ in range(4))
         pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        assert read(*pieces) == read(text), (seed, text, cuts)
+        assert read(*pieces) == read(text), (text, cuts)

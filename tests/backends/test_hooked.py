@@ -1,10 +1,12 @@
 """Hooks around every forwarded request (issue: ASGI-like; PARITY 19), with real backends."""
 
+import asyncio  # noqa: TID251 - a task of a user's, which nobody waits for
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from sessionproxy.core.context import current_exchange
@@ -364,3 +366,22 @@ async def test_a_session_that_ends_takes_its_hooks_along() -> None:
             with anyio.fail_after(10):
                 await failed.wait()
         assert proxy.processes() == []
+
+
+async def test_what_a_hook_leaves_behind_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """DESIGN 5.3: its own answer counts, and what it had begun is cancelled at the backend."""
+    left: list[asyncio.Task[object]] = []
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        left.append(asyncio.ensure_future(call_next(request)))
+        await anyio.lowlevel.checkpoint()
+        return Result.of({"content": [], "mine": True})
+
+    async with embedded(request_hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
+        for _ in range(2):
+            answer = await client.request("tools/call", calling({"sleep": 60}))
+            assert answer["result"]["mine"] is True
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)

@@ -1,5 +1,6 @@
 """A proxy as an object: what it is put together of, and used from this process."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,70 @@ async def test_a_decorated_function_stays_what_it_was(state: State) -> None:
         assert refused.is_error
         with pytest.raises(MCPError):
             await made.read_resource("note://none")
+
+
+def test_a_proxy_of_a_client_has_its_own_settings(state: State) -> None:
+    """Issue 5: the client's are for its own connection; a limit of one server's alone stays."""
+    demo = {"command": sys.executable, "args": ["-m", "sessionproxy.demo"]}
+    client = ProxyClient({"mcpServers": {"a": {**demo, "call_timeout": 9}, "b": demo}}, **state)
+    made = create_proxy(client, sessions="shared", idle=5, max_sessions=3, **state)
+    found = [each.settings for each in made.plan().servers]
+    assert {(each.idle, each.max_sessions, each.mode.value) for each in found} == {(5, 3, "shared")}
+    assert [each.call_timeout for each in found] == [9, 0]
+
+
+def test_settings_of_an_application_count_for_its_servers(state: State) -> None:
+    """`http_app`: they are put over the proxy's own, but for what its servers are made of."""
+    made = create_proxy(scripted(), idle=5, **state)
+    (server,) = made.plan(made.http_app(idle=77, max_sessions=2).settings).servers
+    assert (server.settings.idle, server.settings.max_sessions) == (77, 2)
+    lates: list[dict[str, Any]] = [
+        {"env": ("A=b",)},
+        {"url": "http://x/"},
+        {"mode": "shared"},
+        {"header": ("A=b",)},
+    ]
+    for late in lates:
+        with pytest.raises(ConfigError, match="where the proxy is made"):
+            made.http_app(**late)
+
+
+@pytest.mark.parametrize("setting", ["config", "url", "mode"])
+def test_what_is_said_otherwise_in_python_is_refused(setting: str) -> None:
+    """`create_proxy`: it would be taken and mean nothing."""
+    make: Any = create_proxy
+    with pytest.raises(ConfigError, match=rf"^{setting}: "):
+        make(scripted(), **{setting: "shared"})
+
+
+def test_a_proxy_cannot_be_mounted_in_itself(state: State) -> None:
+    made = create_proxy(scripted(), **state)
+    with pytest.raises(ConfigError, match="itself"):
+        made.mount(made)
+
+
+async def test_a_first_call_that_is_cancelled_takes_nothing_from_another(state: State) -> None:
+    """DESIGN 5.3: the two wait for one session to be opened."""
+    made = create_proxy(complete(), **state)
+    async with made, anyio.create_task_group() as tasks:
+        first = anyio.CancelScope()
+
+        async def cancelled() -> None:
+            with first:
+                await made.call_tool("do")
+
+        tasks.start_soon(cancelled)
+        await anyio.wait_all_tasks_blocked()
+        other: list[int] = []
+        answered = anyio.Event()
+
+        async def call() -> None:
+            other.append(facts_of(await made.call_tool("do"))["pid"])
+            answered.set()
+
+        tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        first.cancel()
+        with anyio.fail_after(30):
+            await answered.wait()
+        assert facts_of(await made.call_tool("do"))["pid"] == other[0]

@@ -76,6 +76,8 @@ class EventReader:
 
     def _with_newlines(self, chunk: bytes) -> bytes:
         """Return the chunk with a newline for every line end, of which there are three kinds."""
+        if not chunk:  # it says nothing of what comes after a CR
+            return chunk
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         self._after_cr = chunk.endswith(b"\r")
