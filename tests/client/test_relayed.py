@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sessionproxy import ProxyClient, create_proxy
-from tests.parity.ways import fronted
+from tests.parity.rig import fronted
 from tests.rig.embedded import scripted
 from tests.rig.http import Client, connect, http
 

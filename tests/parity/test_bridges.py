@@ -30,7 +30,8 @@ from tests.rig.http import calling, connect
 from tests.rig.proxy import EVERYTHING, ROOT
 from tests.rig.sdk import LISTING
 
-from .ways import ERAS, PATIENCE, Person, State, do, elsewhere, found, fronted, text_of
+from .rig import PATIENCE, elsewhere, fronted
+from .ways import ERAS, Person, State, do, found, text_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")]
 

@@ -31,23 +31,21 @@ from tests.rig.sdk import LISTING
 from tests.rig.upstream import upstream
 from tests.servers.everything import build
 
+from .rig import PATIENCE, elsewhere, fronted
 from .ways import (
     CLIENT,
     CLIENTS,
     CONNECTED,
     DIRECT,
     ERAS,
-    PATIENCE,
     STATEFUL,
     WAYS,
     Person,
     State,
     capabilities_seen,
     do,
-    elsewhere,
     form,
     found,
-    fronted,
     text_of,
     through,
 )

@@ -14,17 +14,16 @@ from tests.rig.http import Json, connect, http
 from tests.rig.sdk import LISTING
 from tests.rig.upstream import Asked, Said, upstream
 
+from .rig import PATIENCE, fronted
 from .ways import (
     CLIENT,
     DIRECT,
     ERAS,
-    PATIENCE,
     STATEFUL,
     Person,
     State,
     do,
     found,
-    fronted,
     through,
 )
 

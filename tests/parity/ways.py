@@ -3,7 +3,6 @@
 Neighbours: the tests of this room.
 """
 
-import subprocess
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from typing import Any, Final
 
 import anyio
 import mcp_types as types
-from anyio.streams.buffered import BufferedByteReceiveStream
 from mcp import Client
 from mcp.client.session import ClientRequestContext
 from pydantic import FileUrl
@@ -24,16 +22,11 @@ from sessionproxy import (
     create_proxy,
 )
 from sessionproxy.client import ProxyTarget
-from sessionproxy.core.state import EndReason
-from sessionproxy.serve import protocol_of
-from tests.rig.embedded import served
-from tests.rig.proxy import EVERYTHING, ROOT
+
+from .rig import fronted
 
 Json = dict[str, Any]
 State = dict[str, Any]
-
-PATIENCE: Final = 30.0
-"""Seconds: a bound for what a real process takes part in."""
 
 ERAS: Final = ("legacy", "2026-07-28")
 """What a client of the SDK is told: of the handshake era, of the modern one."""
@@ -66,26 +59,6 @@ async def made(
 
 
 @asynccontextmanager
-async def fronted(proxy: Proxy) -> AsyncGenerator[str]:
-    """Serve a proxy as `run` does; yield its URL."""
-    app = proxy.http_app()
-    failed: Exception | None = None
-    async with app.lifespan():
-
-        def end() -> None:
-            app.running.hurry()
-            app.running.end_all(EndReason.SHUTDOWN)
-
-        async with served(app, protocol=protocol_of(app, None), before_end=end) as base:
-            try:
-                yield f"{base}/mcp"
-            except Exception as error:  # noqa: BLE001 - raised again outside of all groups
-                failed = error
-    if failed is not None:
-        raise failed
-
-
-@asynccontextmanager
 async def through(
     way: str,
     target: ProxyTarget,
@@ -95,22 +68,6 @@ async def through(
     """Serve such a proxy; yield its URL."""
     async with made(way, target, state, **handlers) as proxy, fronted(proxy) as url:
         yield url
-
-
-@asynccontextmanager
-async def elsewhere(*options: str) -> AsyncGenerator[str]:
-    """The everything server as one elsewhere: `--http` or `--sse`, `0`; yield its URL."""
-    command = [*EVERYTHING, *options]
-    async with await anyio.open_process(
-        command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=None
-    ) as process:
-        try:
-            assert process.stdout is not None
-            said = BufferedByteReceiveStream(process.stdout)
-            with anyio.fail_after(PATIENCE):
-                yield (await said.receive_until(b"\n", 1000)).decode()
-        finally:
-            process.kill()
 
 
 @dataclass
