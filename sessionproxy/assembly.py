@@ -23,7 +23,7 @@ from .core.circuit import Circuit
 from .core.exchange import Hook
 from .core.hooks import RequestHook
 from .core.manager import Limits, SessionManager
-from .core.ports import Launcher
+from .core.ports import PART, Launcher
 from .core.state import EndReason
 from .front import Front, Fronts, shares_sessions
 from .frontend import Endpoint
@@ -221,7 +221,7 @@ class Assembly:
 
     def _parts(self, route: Route, admission: Admission | None) -> SessionManager:
         return SessionManager(
-            f"{route.name}/part",
+            route.name + PART,
             self._traced(PartLauncher(route.backends), serves=False),
             part_limits_from(route.settings),
             self.ground.ids,

@@ -31,7 +31,7 @@ from .config import (
 from .core.manager import Limits
 from .core.ports import Launcher
 from .core.reaper import Ages
-from .servers import Configuration, Rules, Server, read_configuration
+from .servers import NO_RULES, Configuration, Rules, Server, read_configuration
 from .wire import Bytes
 
 Fronted: TypeAlias = "Sequence[str] | InProcess | Configuration | Plan"
@@ -77,8 +77,6 @@ class StandsIn(Custom, Protocol):
 
 Source: TypeAlias = "Template | Target | InProcess | Custom"
 """What is fronted, judged: where backends come from."""
-
-NO_RULES: Final = Rules()
 
 
 @dataclass(frozen=True, kw_only=True)

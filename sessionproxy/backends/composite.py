@@ -76,12 +76,11 @@ class CompositeLauncher(anyio.AsyncContextManagerMixin):
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         composite = Composite(self, identity, label, upstream, opening)
-        try:
-            yield composite
-        finally:
-            await composite.close()
-            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
-                await composite.scope.close()
+        async with composite.scope:
+            try:
+                yield composite
+            finally:
+                await composite.close()
 
     async def refused(self, identity: Identity, opening: Opening) -> bool:
         return False

@@ -16,14 +16,14 @@ import anyio
 from .. import wire
 from ..core.admission import Admission, Place
 from ..core.background import Background, Work
-from ..core.between import Between, instead_of
+from ..core.between import Around, Between, instead_of
 from ..core.caller import ask
 from ..core.exchange import Exchange, Holder, Outcome
 from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
 from ..core.reach import SCOPE
-from ..core.start import not_started
+from ..core.start import introduced
 from ..errors import BackendGone, BackendStartFailed, Exit, InitializeRefused, ProxyError
 from ..wire import Bytes
 from ..wire.envelope import LOG_LEVELS, text
@@ -42,13 +42,13 @@ _NO_SUBSCRIPTIONS: Final = Outcome(
 )
 
 
-class FreshLauncher(anyio.AsyncContextManagerMixin):
+class FreshLauncher(Around, anyio.AsyncContextManagerMixin):
     """A `Launcher` around one. Entered before the first launch, left after the last backend."""
 
     def __init__(self, launcher: Launcher, admission: Admission, *, start_timeout: float) -> None:
         """`admission`: lets each request's backend in. `start_timeout`: seconds from the launch of
         a server until it has introduced itself."""
-        self.launcher = launcher
+        super().__init__(launcher)
         self.admission = admission
         self.start_timeout = start_timeout
         self._background = Background()
@@ -68,9 +68,6 @@ class FreshLauncher(anyio.AsyncContextManagerMixin):
         finally:
             with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
                 await fresh.close()
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return await self.launcher.refused(identity, opening)
 
     def begin(self, work: "_Work") -> None:
         self._background.start(work.run, context=self._background.callers_context())
@@ -231,15 +228,7 @@ class _Work:
     async def _introduced(self, backend: Backend) -> bytes:
         opening, seconds = self._fresh.opening, self._fresh.launcher.start_timeout
         with anyio.move_on_after(seconds):
-            outcome = await ask(backend, opening.method, opening.params)
-            if outcome.failure is not None:
-                raise not_started(outcome.failure)
-            if outcome.result is None:
-                error = bytes(outcome.error or b"{}")
-                raise InitializeRefused(f"The backend refused {opening.method}.", error)
-            if not opening.modern:
-                backend.notify("notifications/initialized", None)
-            return bytes(outcome.result)
+            return bytes(await introduced(backend, opening))
         raise BackendStartFailed(f"The backend did not answer {opening.method} in {seconds:g} s.")
 
     async def _begin(self, backend: Backend) -> None:

@@ -14,8 +14,8 @@ import anyio
 
 from .. import wire
 from ..core.background import Background, Work
-from ..core.between import Between, instead_of, is_nobodys
-from ..core.exchange import Exchange, Outcome
+from ..core.between import Around, Between, instead_of, is_nobodys
+from ..core.exchange import FAULTY, Exchange, Outcome
 from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
@@ -28,15 +28,13 @@ logger: Final = logging.getLogger(__name__)
 
 _NOT_WAITED_FOR: Final = b'{"reason":"nobody waits for it any more"}'
 
-_FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be served."}')
 
-
-class HookedLauncher(anyio.AsyncContextManagerMixin):
+class HookedLauncher(Around, anyio.AsyncContextManagerMixin):
     """A `Launcher` around one. Entered before the first launch, left after the last backend."""
 
     def __init__(self, launcher: Launcher, hooks: Sequence[RequestHook]) -> None:
         """`hooks`: the first one is the outermost."""
-        self._launcher = launcher
+        super().__init__(launcher)
         self._hooks = tuple(hooks)
         self._background = Background()
 
@@ -50,18 +48,12 @@ class HookedLauncher(anyio.AsyncContextManagerMixin):
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         hooked = Hooked(self._hooks, self._background, identity, label, upstream)
-        try:
-            async with self._launcher.launch(identity, label, hooked, opening) as backend:
-                try:
-                    yield hooked.before(backend)
-                finally:
-                    hooked.close()
-        finally:
-            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
-                await hooked.scope.close()
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return await self._launcher.refused(identity, opening)
+        launching = self.launcher.launch(identity, label, hooked, opening)
+        async with hooked.scope, launching as backend:
+            try:
+                yield hooked.before(backend)
+            finally:
+                hooked.close()
 
 
 class Hooked(Between):
@@ -78,7 +70,7 @@ class Hooked(Between):
         super().__init__(upstream)
         self._hooks = hooks
         self._background = background
-        self._server = identity.route
+        self._server = identity.server
         self._owner = None if is_nobodys(upstream) else identity.owner
         self._label = label
         self.scope: Scope = Scope()
@@ -118,7 +110,7 @@ class Hooked(Between):
             outcome = Outcome(failure=error.with_traceback(None))
         except Exception:  # a hook is not ours: it fails the one request
             logger.exception("session %s: a hook failed on %s", self._label, request.method)
-            outcome = _FAULTY
+            outcome = FAULTY
         finally:
             self._running.pop(exchange, None)
             for inner in self._sent.pop(exchange, ()):  # the hook has begun it and gone

@@ -21,6 +21,7 @@ import anyio.lowlevel
 import msgspec
 
 from .. import wire
+from ..core.context import inside
 from ..core.exchange import Exchange, Outcome
 from ..core.latch import Latch
 from ..core.ports import Upstream
@@ -138,6 +139,7 @@ class Hosted:
             reaching(context, self._upstream, exchange, self.scope, exchange.client_token)
         self._unread_messages += 1
         self._unread_bytes += len(message)
+        context.run(inside.set, self._context.get(inside, ()))
         self._letters.send_nowait(Letter(message, kind, exchange, context))
 
     async def next_letter(self) -> Letter:

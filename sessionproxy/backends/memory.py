@@ -73,15 +73,14 @@ class MemoryLauncher(anyio.AsyncContextManagerMixin):
             context=context,
             lifespans=self._lifespans,
         )
-        try:
-            relay = Relay(hosted, upstream, hooks=self._hooks, tally=self._tally, label=label)
-            hosted.attach(relay)
-            self._background.start(hosted.run)
-            yield relay
-        finally:
-            await hosted.close(self._stop_grace, self._hurry)
-            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
-                await hosted.scope.close()
+        async with hosted.scope:
+            try:
+                relay = Relay(hosted, upstream, hooks=self._hooks, tally=self._tally, label=label)
+                hosted.attach(relay)
+                self._background.start(hosted.run)
+                yield relay
+            finally:
+                await hosted.close(self._stop_grace, self._hurry)
 
     async def refused(self, identity: Identity, opening: Opening) -> bool:
         return False

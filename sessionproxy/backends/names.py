@@ -14,11 +14,9 @@ import msgspec
 from msgspec import Raw
 
 from .. import wire
-from ..servers import Rules, tags_of
+from ..servers import NO_RULES, Rules, tags_of
 from ..wire import Bytes
 from ..wire.envelope import text
-
-NO_RULES: Final = Rules()
 
 MAX_TAGGED: Final = 10_000
 """Components of one server whose tags are kept; the one listed first goes first."""

@@ -7,7 +7,7 @@ passes to and from the others.
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from ..core.between import Between, outer_of
+from ..core.between import Around, Between, outer_of
 from ..core.exchange import Ask, Exchange, Forwarded, Hook, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
@@ -15,11 +15,11 @@ from ..core.shown import Shown
 from ..wire import Bytes
 
 
-class ObservedLauncher:
+class ObservedLauncher(Around):
     """A `Launcher` around one."""
 
     def __init__(self, launcher: Launcher, hooks: Sequence[Hook]) -> None:
-        self._launcher = launcher
+        super().__init__(launcher)
         self._hooks = tuple(hooks)
 
     @asynccontextmanager
@@ -27,11 +27,8 @@ class ObservedLauncher:
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         observed = Observed(upstream, Shown(self._hooks, label))
-        async with self._launcher.launch(identity, label, observed, opening) as backend:
+        async with self.launcher.launch(identity, label, observed, opening) as backend:
             yield observed.before(backend)
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return await self._launcher.refused(identity, opening)
 
 
 class Observed(Between):

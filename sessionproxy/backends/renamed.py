@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from .. import wire
-from ..core.between import Between
+from ..core.between import Around, Between
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
@@ -28,11 +28,11 @@ NOT_FOUND: Final = -32002
 INVALID_PARAMS: Final = -32602
 
 
-class RenamingLauncher:
+class RenamingLauncher(Around):
     """A `Launcher` around another one."""
 
     def __init__(self, launcher: Launcher, names: Names) -> None:
-        self._launcher = launcher
+        super().__init__(launcher)
         self._names = names
 
     @asynccontextmanager
@@ -40,11 +40,8 @@ class RenamingLauncher:
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         renamed = Renamed(upstream, self._names)
-        async with self._launcher.launch(identity, label, renamed, opening) as backend:
+        async with self.launcher.launch(identity, label, renamed, opening) as backend:
             yield renamed.before(backend)
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return await self._launcher.refused(identity, opening)
 
 
 class Renamed(Between):

@@ -7,34 +7,29 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from .. import wire
+from ..core.between import Around
 from ..core.exchange import Ask, Exchange, Outbound, Outcome
 from ..core.memory import Opening
-from ..core.ports import Backend, Identity, Launcher, Upstream
+from ..core.ports import Backend, Identity, Upstream
 from ..core.session import Session
 from ..errors import Exit
 from ..wire import Bytes
 from .parts import Part, PartClient
 
 
-class PartLauncher:
+class PartLauncher(Around):
     """A `Launcher` around a server's: what the server sends goes to the whole."""
-
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
 
     @asynccontextmanager
     async def launch(
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         tap = _Tap(part_of(upstream), upstream)
-        async with self._launcher.launch(identity, label, tap, opening) as backend:
+        async with self.launcher.launch(identity, label, tap, opening) as backend:
             try:
                 yield backend
             finally:
                 tap.close()
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return await self._launcher.refused(identity, opening)
 
 
 class _Tap:
@@ -47,6 +42,11 @@ class _Tap:
         self._part = part
         self._session = session
         self._asked: dict[Ask, None] = {}
+
+    @property
+    def upstream(self) -> Upstream:
+        """Of the whole session."""
+        return self._whole.upstream
 
     def ask(self, ask: Ask, exchange: Exchange | None) -> None:
         self._asked = {asked: None for asked in self._asked if asked.waits}

@@ -3,6 +3,7 @@
 Neighbours: `client.client` and `client.proxy` are such; each says how a request is sent.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -27,7 +28,7 @@ Reference = types.PromptReference | types.ResourceTemplateReference
 """What a completion is for."""
 
 
-class Calls:
+class Calls(ABC):
     """What can be asked of a server.
 
     Every call raises `MCPError` where the server answers with an error, a `ProxyError` (its
@@ -36,11 +37,11 @@ class Calls:
     server; so `anyio.fail_after` gives it a limit.
     """
 
+    @abstractmethod
     async def outcome_of(
         self, method: str, params: Bytes | None, progress_handler: ProgressHandler | None
     ) -> Outcome:
         """Send a request, and return how it ended."""
-        raise NotImplementedError
 
     def hears_progress(self, method: str) -> bool:
         """Return whether the progress of such a request is of interest, though it has no handler of

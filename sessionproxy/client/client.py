@@ -5,10 +5,11 @@ handlers; `client.provider` and `client.proxy` make proxies of it.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Self
+from typing import Final, Self
 from weakref import WeakSet
 
 import anyio
@@ -19,7 +20,7 @@ from ..core.exchange import Outcome
 from ..core.reach import REACH, Scope
 from ..errors import BackendGone
 from ..plan import Planned
-from ..servers import Rules
+from ..servers import NO_RULES, Rules
 from ..wire import Bytes
 from .calls import Calls
 from .connection import Connection, connected
@@ -41,7 +42,7 @@ from .handlers import (
 from .link import Listener
 from .runtime import Held
 from .shared import ConnectedSource
-from .targets import NO_RULES, ProxyTarget, plan_of, servers_of, under
+from .targets import ProxyTarget, plan_of, servers_of, under
 
 _FAMILIES: Final = itertools.count(1)
 
@@ -91,6 +92,8 @@ class ProxyClient(Calls):
         self.settings: Settings = settings_from({**CLIENT_SETTINGS, **settings}, named="{}")
         self._servers = servers_of(target, self.settings, rules)
         self._held = self._connection()
+        self._bound: WeakSet[_Bound] = WeakSet()
+        """Its copies of frontend sessions."""
 
     def _connection(self) -> Held[Connection]:
         plan = plan_of(self._servers, name=None, instructions=None)
@@ -108,16 +111,36 @@ class ProxyClient(Calls):
 
     async def __aenter__(self) -> Self:
         """Raises: ProxyError: the server cannot be had; nothing stays."""
-        await self._held.enter()
+        await self._enter()
         return self
 
     async def __aexit__(self, *why: object) -> None:
         await self._held.leave()
 
+    @asynccontextmanager
+    async def in_passing(self) -> AsyncGenerator[Self]:
+        """Hold it for a request that somebody else has, and for nothing longer.
+
+        Raises: ProxyError: the server cannot be had; nothing stays.
+        """
+        await self._enter(in_passing=True)
+        try:
+            yield self
+        finally:
+            await self._held.leave(in_passing=True)
+
+    async def _enter(self, *, in_passing: bool = False) -> None:
+        await self._held.enter(in_passing=in_passing)
+
     @property
     def is_last(self) -> bool:
         """Whether it is disconnected with the next one who leaves."""
         return self._held.holds == 1
+
+    @property
+    def lasts(self) -> bool:
+        """Whether anybody holds it for longer than a request."""
+        return self._held.lasts
 
     @property
     def connection(self) -> Connection:
@@ -130,8 +153,9 @@ class ProxyClient(Calls):
     def new(self) -> "ProxyClient":
         """Return a client like this one, with a connection of its own, not connected yet."""
         copy = ProxyClient.__new__(ProxyClient)
-        copy.__dict__.update(self.__dict__)
+        vars(copy).update(vars(self))
         copy._held = copy._connection()
+        copy._bound = WeakSet()
         return copy
 
     async def outcome_of(
@@ -209,9 +233,10 @@ class ProxyClient(Calls):
 
     def _bind(self, scope: Scope) -> "_Bound":
         copy = _Bound.__new__(_Bound)
-        copy.__dict__.update(self.__dict__)
+        vars(copy).update(vars(self))
         copy._held = copy._connection()
         scope.on_end(copy.let_go)
+        self._bound.add(copy)
         return copy
 
 
@@ -222,21 +247,12 @@ class StatefulProxyClient(ProxyClient):
     one backend, which is gone when the session is.
     """
 
-    def __init__(self, target: ProxyTarget, **options: Any) -> None:  # noqa: ANN401 - ProxyClient's
-        super().__init__(target, **options)
-        self._bound: WeakSet[_Bound] = WeakSet()
-
     def new_stateful(self) -> ProxyClient:
         """Return the copy of the frontend session that is being served; made now, if it has none.
 
         Raises: RuntimeError: none is.
         """
         return self._of_session()
-
-    def _bind(self, scope: Scope) -> "_Bound":
-        copy = super()._bind(scope)
-        self._bound.add(copy)
-        return copy
 
     async def clear(self) -> None:
         """Disconnect all copies: every backend is gone. The next call of a session has a fresh
@@ -252,12 +268,11 @@ class _Bound(ProxyClient):
     _stays = False
     _let_go = False
 
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
+    async def _enter(self, *, in_passing: bool = False) -> None:
+        await super()._enter(in_passing=in_passing)
         if not self._stays and not self._let_go:
             self._stays = True
             self._held.hold()
-        return self
 
     async def let_go(self) -> None:
         """Disconnect it, once nobody uses it: its session is over."""

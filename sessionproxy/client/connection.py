@@ -10,12 +10,10 @@ from typing import NamedTuple
 from ..app import tracing_from
 from ..assembly import Assembly, Running
 from ..config import OnLoss, Settings
-from ..core.background import Background
 from ..core.exchange import Hook
 from ..core.hooks import RequestHook
 from ..core.memory import Opening
 from ..core.ports import Launcher
-from ..errors import ProxyError
 from ..front import LOCAL, Fronts
 from ..frontend.serving import Serving
 from ..http import Anybody, Guard
@@ -80,6 +78,21 @@ async def running(
 
 
 @asynccontextmanager
+async def linked(running: Running, desk: Desk, name: str) -> AsyncGenerator[Link]:
+    """Hold a session of what runs, for a client called `name`.
+
+    Raises: ProxyError: it cannot be had; nothing stays.
+    """
+    opening = Opening(opening_params(desk.handlers, name, VERSION))
+    link = Link(running.front.manager, LOCAL, opening, desk)
+    await link.open()
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+@asynccontextmanager
 async def connected(
     settings: Settings, plan: Plan, handlers: Handlers, name: str
 ) -> AsyncGenerator[Connection]:
@@ -87,9 +100,7 @@ async def connected(
 
     Raises: ConfigError, ProxyError: it cannot be had; nothing stays.
     """
-    background = Background()
-    desk = Desk(handlers, background)
-    opening = Opening(opening_params(handlers, name, VERSION))
+    desk = Desk(handlers)
     links: list[Link] = []
 
     async def awake() -> None:
@@ -97,25 +108,10 @@ async def connected(
             await link.awake()
 
     tap = Tap(desk, awake)
-    failure: ProxyError | None = None
-    try:
-        async with (
-            background,
-            running(settings, plan, around=lambda launcher: TapLauncher(launcher, tap)) as found,
-        ):
-            link = Link(found.front.manager, LOCAL, opening, desk)
-            try:
-                await link.open()
-            except ProxyError as error:  # raised again outside of all task groups
-                failure = error
-            else:
-                links.append(link)
-                try:
-                    yield Connection(found, link, tap)
-                finally:
-                    links.clear()
-                    await link.close()
-    finally:
-        desk.close()
-    if failure is not None:
-        raise failure
+    proxy = running(settings, plan, around=lambda launcher: TapLauncher(launcher, tap))
+    async with desk, proxy as found, linked(found, desk, name) as link:
+        links.append(link)
+        try:
+            yield Connection(found, link, tap)
+        finally:
+            links.clear()

@@ -16,8 +16,7 @@ from msgspec import Raw
 
 from .. import wire
 from ..backends.questions import undeclared
-from ..core.background import Background
-from ..core.between import Between, instead_of, outer_of
+from ..core.between import Around, Between, instead_of, outer_of
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
@@ -43,38 +42,27 @@ NOT_DECLARED = Outcome(
 )
 
 
-class HandlingLauncher(anyio.AsyncContextManagerMixin):
+class HandlingLauncher(Around, anyio.AsyncContextManagerMixin):
     """A `Launcher` around one. Entered before the first launch, left after the last backend."""
 
     def __init__(self, launcher: Launcher, handlers: Handlers) -> None:
-        self._launcher = launcher
-        self._background = Background()
-        self._desk = Desk(handlers, self._background)
+        super().__init__(launcher)
+        self._desk = Desk(handlers)
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        try:
-            async with self._background:
-                yield self
-        finally:
-            self._desk.close()
+        async with self._desk:
+            yield self
 
     @asynccontextmanager
     async def launch(
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
-        scope = Scope()
-        handled = Handled(upstream, self._desk, scope)
-        declared = opening._replace(params=handled.declaring(opening.method, opening.params))
-        try:
-            async with self._launcher.launch(identity, label, handled, declared) as backend:
+        async with Scope() as scope:
+            handled = Handled(upstream, self._desk, scope)
+            declared = opening._replace(params=handled.declaring(opening.method, opening.params))
+            async with self.launcher.launch(identity, label, handled, declared) as backend:
                 yield handled.before(backend)
-        finally:
-            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
-                await scope.close()
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return await self._launcher.refused(identity, opening)
 
 
 class Handled(Between):

@@ -70,14 +70,14 @@ async def default_proxy_sampling_handler(
     context: HandlerContext, params: types.CreateMessageRequestParams
 ) -> Sampled | types.ErrorData:
     """Have the client that the present code works for sample a message."""
-    return _answered(await ask_client(SAMPLING, _encoded(params)), _SAMPLED.validate_json)
+    return _answered(await ask_client(SAMPLING, encoded(params)), _SAMPLED.validate_json)
 
 
 async def default_proxy_elicitation_handler(
     context: HandlerContext, params: types.ElicitRequestParams
 ) -> types.ElicitResult | types.ErrorData:
     """Have the client that the present code works for ask its user."""
-    outcome = await ask_client(ELICITATION, _encoded(params))
+    outcome = await ask_client(ELICITATION, encoded(params))
     return _answered(outcome, types.ElicitResult.model_validate_json)
 
 
@@ -85,7 +85,7 @@ async def default_proxy_log_handler(params: types.LoggingMessageNotificationPara
     """Pass a log message on to the client that the present code works for."""
     reach = REACH.get()
     if reach is not None:
-        reach.tell(LOG, _encoded(params))
+        reach.tell(LOG, encoded(params))
 
 
 async def default_proxy_progress_handler(
@@ -173,8 +173,8 @@ class Handlers:
         if result is None:
             return Outcome(error=msgspec.json.encode({"code": -32601, "message": "not supported"}))
         if isinstance(result, types.ErrorData):
-            return Outcome(error=_encoded(result))
-        return Outcome(result=_encoded(result))
+            return Outcome(error=encoded(result))
+        return Outcome(result=encoded(result))
 
     async def tell(self, method: str, params: Bytes | None) -> None:
         """Have a log message or progress handled.
@@ -189,7 +189,8 @@ class Handlers:
             await self.progress(told.progress, told.total, told.message)
 
 
-def _encoded(model: BaseModel) -> bytes:
+def encoded(model: BaseModel) -> bytes:
+    """Return a model as it goes over the wire."""
     return model.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 

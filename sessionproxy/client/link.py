@@ -8,9 +8,10 @@ asks and tells before it answers goes to the handlers, in the context of the cal
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from contextvars import Context
-from typing import Final
+from typing import Final, Self
 from weakref import WeakSet
 
 import anyio
@@ -19,7 +20,7 @@ import msgspec
 from .. import wire
 from ..backends.questions import undeclared
 from ..core.background import Background, Work
-from ..core.exchange import Ask, Exchange, Outbound, Outcome
+from ..core.exchange import FAULTY, Ask, Exchange, Outbound, Outcome
 from ..core.latch import Latch
 from ..core.manager import SessionManager
 from ..core.memory import Opening
@@ -37,9 +38,6 @@ _NUMBERS: Final = itertools.count(1)
 Listener = Callable[[str, Bytes | None], None]
 """Told method and parameters of a notification that belongs to no request."""
 
-FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be handled."}')
-
-
 MAX_UNTOLD: Final = 10_000
 """Log messages and progress of one call that wait for a handler which does not keep up; what comes
 after that is dropped."""
@@ -54,15 +52,23 @@ class _Telling:
         """What waits until all was handled."""
 
 
-class Desk:
+class Desk(anyio.AsyncContextManagerMixin):
     """Has handlers run for what a server sends: for questions at once, for what belongs to one call
-    in the order in which it came."""
+    in the order in which it came. Left when nobody sends any more: what still runs is cancelled."""
 
-    def __init__(self, handlers: Handlers, background: Background) -> None:
+    def __init__(self, handlers: Handlers) -> None:
         self.handlers = handlers
-        self._background = background
+        self._background = Background()
         self._tellings: dict[object, _Telling] = {}
         """By what it is about, while a handler runs."""
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        try:
+            async with self._background:
+                yield self
+        finally:
+            self._close()
 
     def ask(self, ask: Ask, exchange: Exchange | None, context: Context) -> None:
         """Have a question answered. `context`: in which, which is not used elsewhere."""
@@ -134,7 +140,7 @@ class Desk:
         else:
             telling.then.append(then)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Have nobody wait for handlers: those that ran were cancelled."""
         tellings, self._tellings = self._tellings, {}
         for telling in tellings.values():

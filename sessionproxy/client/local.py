@@ -10,18 +10,15 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any, Final, Self, TypeVar
 
-import anyio
 import mcp_types as types
 import msgspec
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
 from .. import wire
-from ..core.background import Background, Work
-from ..core.exchange import Exchange, Outcome
-from ..core.memory import Opening
-from ..core.ports import Backend, Identity, Upstream
-from ..core.reach import Scope, reaching
+from ..core.background import Work
+from ..core.exchange import FAULTY, Exchange, Outcome
+from ..core.reach import reaching
 from ..errors import BackendGone, ProxyError
 from ..version import VERSION
 from ..wire import Bytes
@@ -34,7 +31,8 @@ from .components import (
     ProxyTemplate,
     ProxyTool,
 )
-from .handlers import default_proxy_progress_handler
+from .handlers import default_proxy_progress_handler, encoded
+from .launching import Given, HereLauncher
 from .relayed import METHOD_NOT_FOUND
 
 logger: Final = logging.getLogger(__name__)
@@ -42,7 +40,6 @@ logger: Final = logging.getLogger(__name__)
 C = TypeVar("C", bound=Component[Any])
 
 _DONE: Final = Outcome(result=b"{}")
-_FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be served."}')
 
 
 class Components:
@@ -74,8 +71,8 @@ class Components:
         else:
             raise TypeError(f"{type(component).__name__} is no component of a proxy")
 
-    def starts(self) -> "LocalLauncher":
-        return LocalLauncher(self)
+    def starts(self) -> HereLauncher:
+        return HereLauncher(lambda given: Local.of(self, given))
 
     # -- what a session asks -----------------------------------------------------------------------
 
@@ -90,7 +87,7 @@ class Components:
         if method not in lists:
             return None
         member, components = lists[method]
-        items = [_encoded(each.definition) for each in components.values() if each.enabled]
+        items = [encoded(each.definition) for each in components.values() if each.enabled]
         return b'{"%b":[%b]}' % (member.encode(), b",".join(items))
 
     def instead(self, method: str, params: Bytes | None) -> Bytes | None:
@@ -179,47 +176,24 @@ class Components:
         )
 
 
-class LocalLauncher(anyio.AsyncContextManagerMixin):
-    """A `Launcher`. Entered before the first launch, left after the last backend."""
-
-    def __init__(self, components: Components) -> None:
-        self._components = components
-        self._background = Background()
-
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        async with self._background:
-            yield self
-
-    def hurry(self) -> None:
-        """Nothing is stopped here."""
-
-    @asynccontextmanager
-    async def launch(
-        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
-    ) -> AsyncGenerator[Backend]:
-        scope = Scope()
-        try:
-            yield Local(self._components, self._background, upstream, scope)
-        finally:
-            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
-                await scope.close()
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return False
-
-
 class Local:
     """A session's backend. Speaks the handshake era."""
 
-    def __init__(
-        self, components: Components, background: Background, upstream: Upstream, scope: Scope
-    ) -> None:
+    def __init__(self, components: Components, given: Given) -> None:
         self._components = components
-        self._background = background
-        self._upstream = upstream
-        self._scope = scope
+        self._given = given
         self._works: dict[Exchange, Work] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, components: Components, given: Given) -> AsyncGenerator[Self]:
+        """Have one for as long as a session does."""
+        local = cls(components, given)
+        try:
+            yield local
+        finally:
+            for work in tuple(local._works.values()):
+                work.cancel()
 
     def request(self, exchange: Exchange) -> None:
         method = exchange.method
@@ -231,14 +205,16 @@ class Local:
         elif method in ("tools/call", "prompts/get", "resources/read"):
             work = self._works[exchange] = Work()
             context = self._context_of(exchange)
-            self._background.start(self._run, exchange, exchange.params, work, context=context)
+            self._given.background.start(
+                self._run, exchange, exchange.params, work, context=context
+            )
         else:
             exchange.settle(_DONE if method == "ping" else Outcome(error=METHOD_NOT_FOUND))
 
     def _context_of(self, exchange: Exchange) -> Context:
         token = progress_token(exchange.params)
         context = exchange.context.copy()
-        return reaching(context, self._upstream, exchange, self._scope, token)
+        return reaching(context, self._given.upstream, exchange, self._given.scope, token)
 
     async def _run(self, exchange: Exchange, params: Bytes | None, work: Work) -> None:
         outcome = Outcome(failure=BackendGone("The request was cut off."))
@@ -251,7 +227,7 @@ class Local:
             await work.run(run)
         except Exception:  # a factory is not ours: it fails the one request
             logger.exception("%r failed", exchange)
-            outcome = _FAULTY
+            outcome = FAULTY
         finally:
             self._works.pop(exchange, None)
             exchange.settle(outcome)
@@ -260,13 +236,13 @@ class Local:
         try:
             result = await self._components.run(method, params)
         except MCPError as error:
-            return Outcome(error=_encoded(error.error))
+            return Outcome(error=encoded(error.error))
         except ProxyError as error:
             return Outcome(failure=error.with_traceback(None))
         if result is None:
             error = types.ErrorData(code=types.INVALID_PARAMS, message="no such component")
-            return Outcome(error=_encoded(error))
-        return Outcome(result=_encoded(result))
+            return Outcome(error=encoded(error))
+        return Outcome(result=encoded(result))
 
     def notify(self, method: str, params: Bytes | None) -> None: ...
 
@@ -286,7 +262,3 @@ def _usable(component: C | None) -> C | None:
 def _object(params: Bytes | None, name: str) -> dict[str, Any]:
     found = wire.member(params, name)
     return {} if found is None else msgspec.json.decode(found, type=dict[str, Any])
-
-
-def _encoded(model: BaseModel) -> bytes:
-    return model.model_dump_json(by_alias=True, exclude_none=True).encode()

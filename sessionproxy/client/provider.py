@@ -11,18 +11,15 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any, Final, Self, TypeVar
 
-import anyio
 from cachetools import TTLCache
 
 from ..backends.share import Share, SharedBackend
 from ..config import Settings
-from ..core.background import Background, Work
+from ..core.background import Work
 from ..core.between import Between, instead_of, is_nobodys
 from ..core.exchange import Exchange, Outcome
 from ..core.hooks import Request, current_request
 from ..core.latch import Latch
-from ..core.memory import Opening
-from ..core.ports import Backend, Identity, Upstream
 from ..core.reach import Scope, reaching
 from ..errors import BackendGone, Exit, ProxyError
 from ..plan import ONLY, Planned
@@ -39,6 +36,7 @@ from .components import (
     client_of,
 )
 from .handled import Handled
+from .launching import Given, HereLauncher
 from .link import Desk
 from .relayed import DISCONNECTED, METHOD_NOT_FOUND, user_of
 
@@ -132,7 +130,7 @@ class ProxyProvider:
     async def _listed(
         self, kind: str, fetch: Callable[[ProxyClient], Awaitable[list[C]]]
     ) -> list[C]:
-        async with await client_of(self.client_factory) as client:
+        async with (await client_of(self.client_factory)).in_passing() as client:
             found = await fetch(client)
             self._keep(kind, client, found)
             return found
@@ -140,7 +138,7 @@ class ProxyProvider:
     async def _found(
         self, kind: str, fetch: Callable[[ProxyClient], Awaitable[list[C]]], key: str
     ) -> C | None:
-        async with await client_of(self.client_factory) as client:
+        async with (await client_of(self.client_factory)).in_passing() as client:
             kept: list[C] | None = self._lists.get((kind, self._key_of(client)))
             if kept is None:
                 kept = await fetch(client)
@@ -160,7 +158,7 @@ class ProxyProvider:
             link.port.told.add(self)
             keys = brief, lasting
             link.port.listeners.append(lambda method, params: self._changed(method, keys))
-        return brief if client.is_last else lasting
+        return lasting if client.lasts else brief
 
     def _changed(self, method: str, keys: tuple[int, int]) -> None:
         for kind in CHANGES.get(method, ()):
@@ -172,68 +170,36 @@ class ProxyProvider:
     def planned(self, settings: Settings) -> Sequence[Planned]:
         return [Planned(name=ONLY, source=self, settings=settings)]
 
-    def starts(self) -> "ProviderLauncher":
-        return ProviderLauncher(self)
-
-
-class ProviderLauncher(anyio.AsyncContextManagerMixin):
-    """A `Launcher` of sessions that have their clients from a provider."""
-
-    def __init__(self, provider: ProxyProvider) -> None:
-        self._provider = provider
-        self._background = Background()
-
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        async with self._background:
-            yield self
-
-    def hurry(self) -> None:
-        """Nothing is stopped here: clients stop their servers."""
-
-    @asynccontextmanager
-    async def launch(
-        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
-    ) -> AsyncGenerator[Backend]:
-        scope = Scope()
-        provided = Provided(
-            self._provider, self._background, identity, label, upstream, scope, opening
-        )
-        try:
-            yield provided
-        finally:
-            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
-                await provided.close()
-                await scope.close()
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return False
+    def starts(self) -> HereLauncher:
+        return HereLauncher(lambda given: Provided.of(self, given))
 
 
 class Provided(Between):
     """A session's backend: for each request, that of a client. Speaks the handshake era."""
 
-    def __init__(
-        self,
-        provider: ProxyProvider,
-        background: Background,
-        identity: Identity,
-        label: str,
-        upstream: Upstream,
-        scope: Scope,
-        opening: Opening,
-    ) -> None:
-        super().__init__(upstream)
-        self._opening = opening
+    def __init__(self, provider: ProxyProvider, given: Given) -> None:
+        super().__init__(given.upstream)
         self._provider = provider
-        self._background = background
-        self._identity = identity
-        self._label = label
-        self._scope = scope
+        self._given = given
         self._works: dict[Exchange, Work] = {}
         self._ended: dict[Exchange, Latch] = {}
         self._shares: dict[SharedBackend, Part] = {}
         """By the backend of a client's."""
+        self._closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, provider: ProxyProvider, given: Given) -> AsyncGenerator[Self]:
+        """Have one for as long as a session does."""
+        provided = cls(provider, given)
+        try:
+            yield provided
+        finally:
+            provided._close()
+
+    @property
+    def scope(self) -> Scope:
+        return self._given.scope
 
     def request(self, exchange: Exchange) -> None:
         if exchange.method == "server/discover":
@@ -250,11 +216,12 @@ class Provided(Between):
         self._ended[exchange] = Latch()
         work = self._works[exchange] = Work()
         context = self._context_of(exchange)
-        self._background.start(self._work, exchange, inner, work, context=context)
+        self._given.background.start(self._work, exchange, inner, work, context=context)
 
     def _context_of(self, exchange: Exchange) -> Context:
         token = progress_token(exchange.params)
-        context = reaching(exchange.context.copy(), self.upstream, exchange, self._scope, token)
+        context = exchange.context.copy()
+        reaching(context, self.upstream, exchange, self._given.scope, token)
         context.run(current_request.set, self._as_hooks_see_it(exchange))
         return context
 
@@ -262,20 +229,21 @@ class Provided(Between):
         return Request(
             exchange.method,
             None if exchange.params is None else bytes(exchange.params),
-            server=self._identity.route,
-            owner=None if is_nobodys(self.upstream) else self._identity.owner,
-            session=self._label,
+            server=self._given.identity.server,
+            owner=None if is_nobodys(self.upstream) else self._given.identity.owner,
+            session=self._given.label,
         )
 
     async def _work(self, exchange: Exchange, inner: Exchange, work: Work) -> None:
         async def serve() -> None:
-            async with await client_of(self._provider.client_factory) as client:
+            client = await client_of(self._provider.client_factory)
+            async with client.in_passing():
                 part = await self._part_of(client)
                 try:
                     part.request(inner)
                     await self._ended[exchange].wait()
                 finally:
-                    if client.is_last:  # its session ends with this request
+                    if client.is_last or self._closed:  # its session ends with this request
                         self._leave(part)
 
         try:
@@ -298,8 +266,9 @@ class Provided(Between):
         tap = client.connection.tap
         found = None if tap.tapped is None else self._shares.get(tap.tapped)
         if found is None:
-            part = Part(self, tap.desk, self._scope, lasting=not client.is_last)
-            part.share = await tap.share(user_of(self._identity), part, self._opening)
+            part = Part(self, tap.desk, client)
+            user, opening = user_of(self._given.identity), self._given.opening
+            part.share = await tap.share(user, part, opening)
             found = self._shares.setdefault(part.share.of, part)
             if found is not part:  # another request came first
                 part.share.close()
@@ -310,9 +279,10 @@ class Provided(Between):
         part.share.close()
 
     def lost(self, part: "Part", how: Exit) -> None:
-        """The server of a client has ended, or the client was disconnected."""
+        """The server of a client has ended, or the client was disconnected. What is built up in a
+        session that ends with the request anyway cannot be lost."""
         self._leave(part)
-        if part.lasting and how is not DISCONNECTED:
+        if part.client.lasts and how is not DISCONNECTED:
             self.ended(how)
 
     def notify(self, method: str, params: Bytes | None) -> None:
@@ -329,8 +299,9 @@ class Provided(Between):
         if work is not None:
             work.cancel()
 
-    async def close(self) -> None:
+    def _close(self) -> None:
         """Wait for nothing more."""
+        self._closed = True
         for exchange in self.in_flight():
             self.cancel(exchange, None)
         for part in tuple(self._shares.values()):
@@ -342,12 +313,10 @@ class Part(Handled):
 
     share: Share
 
-    def __init__(self, provided: Provided, desk: Desk, scope: Scope, *, lasting: bool) -> None:
-        """`lasting`: the client's session is there for more than one request, so what is built up
-        in it can be lost."""
-        super().__init__(provided, desk, scope)
+    def __init__(self, provided: Provided, desk: Desk, client: ProxyClient) -> None:
+        super().__init__(provided, desk, provided.scope)
         self._provided = provided
-        self.lasting = lasting
+        self.client = client
 
     def ended(self, how: Exit) -> None:
         self._provided.lost(self, how)

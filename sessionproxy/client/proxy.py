@@ -6,7 +6,7 @@ for others, `client.connection` for this process.
 
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -31,17 +31,15 @@ import msgspec
 from ..app import ProxyApp
 from ..assembly import Running
 from ..backends.hooked import HookedLauncher
+from ..backends.observed import ObservedLauncher
 from ..config import ConfigError, Mode, Settings, Switch
-from ..core.background import Background
 from ..core.exchange import Hook, Outcome
 from ..core.hooks import RequestHook
-from ..core.memory import Opening
-from ..front import LOCAL
+from ..core.ports import Launcher
 from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, check_together, told
 from ..serve import serve, serve_async
 from ..serve_stdio import serve_stdio, serve_stdio_async
-from ..servers import Rules
-from ..version import VERSION
+from ..servers import NO_RULES, Rules
 from ..wire import Bytes
 from .calls import Calls
 from .components import (
@@ -53,13 +51,13 @@ from .components import (
     ProxyTemplate,
     ProxyTool,
 )
-from .connection import running
+from .connection import linked, running
 from .handlers import Handlers, ProgressHandler
-from .link import Desk, Link, opening_params
+from .link import Desk, Link
 from .local import Components
 from .provider import ProxyProvider
 from .runtime import Held
-from .targets import NO_RULES, ProxyTarget, servers_of, under
+from .targets import ProxyTarget, servers_of, under
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
@@ -125,7 +123,7 @@ def create_proxy(
     `target`: a URL (one with a path segment `/sse` speaks HTTP with SSE); a script that ends in
     `.py` or `.js`; a command as a list of words; the SDK's `StdioServerParameters`; a configuration
     with `mcpServers`, as a mapping or a `.json` or `.toml` file; a server of the SDK, or a function
-    that returns one; a `ProxyClient` (one that is connected shares its session with all), a
+    that returns one; a `ProxyClient` (one that is connected now shares its session with all), a
     `ProxyProvider`, or another `Proxy`.
 
     `sessions`: a backend for each session in front (`frontend`), for each request (`request`), or
@@ -176,7 +174,7 @@ class Proxy(Calls):
         self._factory = cast("ClientFactory", lambda: self)  # it is used as a client is
         self._components = Components(own=self._factory)
         self._local: MCPServer[Any] | None = None
-        self._mounted: list[tuple[str, ProxyTarget]] = []
+        self._mounted: list[tuple[str, Proxy | Sequence[Planned]]] = []
         self._runs = Held(self._running)
         self._link: Held[Link] = Held(self._linked)
         self._holds_link = False
@@ -194,11 +192,21 @@ class Proxy(Calls):
         """Have what `other` has here too: tools and prompts as `{prefix}_{name}`, resources and
         templates as `scheme://{prefix}/rest`. It is asked live, session by session.
 
-        Raises: ConfigError: it is this very proxy.
+        Raises: ConfigError: it is no target, or has this very proxy.
         """
-        if other is self:
-            raise ConfigError("mount: a proxy cannot be mounted in itself")
-        self._mounted.append((prefix, other))
+        if isinstance(other, Proxy):
+            if self in other.mounted():
+                raise ConfigError("mount: a proxy cannot be mounted in itself")
+            self._mounted.append((prefix, other))
+        else:
+            self._mounted.append((prefix, servers_of(other, self.settings)))
+
+    def mounted(self) -> "Iterator[Proxy]":
+        """Return this proxy and all that are mounted in it, and in those."""
+        yield self
+        for _, other in self._mounted:
+            if isinstance(other, Proxy):
+                yield from other.mounted()
 
     def add_provider(self, provider: ProxyProvider, *, namespace: str = "") -> None:
         """Have what a provider has here too, under a namespace, where one is given."""
@@ -268,10 +276,7 @@ class Proxy(Calls):
     # -- what it comes to --------------------------------------------------------------------------
 
     def plan(self, settings: Settings | None = None) -> Plan:
-        """Return all that it fronts. `settings`: in place of its own.
-
-        Raises: ConfigError: something that was mounted is no target.
-        """
+        """Return all that it fronts. `settings`: in place of its own."""
         own = self.settings if settings is None else settings
         servers: list[Planned] = []
         if self._components:
@@ -280,9 +285,14 @@ class Proxy(Calls):
             servers.append(Planned(name="local", source=self._local, settings=own))
         servers += under(own, self._servers, before=self.settings)
         for prefix, other in self._mounted:
+            found = (
+                other.planned(own)
+                if isinstance(other, Proxy)
+                else under(own, other, before=self.settings)
+            )
             servers += [
                 replace(each, prefix="/".join(filter(None, (prefix, each.prefix))))
-                for each in servers_of(other, own)
+                for each in found
             ]
         named = _named_apart(servers)
         together = len(named) > 1 or any(server.prefix for server in named)
@@ -294,12 +304,14 @@ class Proxy(Calls):
         )
 
     def planned(self, settings: Settings) -> Sequence[Planned]:
-        """Return its servers, for a proxy that this one is mounted in; its hooks go along."""
-        servers = self.plan().servers
-        if not self._hooks:
-            return servers
-        around = partial(HookedLauncher, hooks=tuple(self._hooks))
-        return [replace(server, around=(*server.around, around)) for server in servers]
+        """Return its servers, for a proxy that this one is mounted in; its hooks and observers
+        go along."""
+        around: list[Callable[[Launcher], Launcher]] = []
+        if self._observers:
+            around.append(partial(ObservedLauncher, hooks=self._observers))
+        if self._hooks:
+            around.append(partial(HookedLauncher, hooks=tuple(self._hooks)))
+        return [replace(server, around=(*server.around, *around)) for server in self.plan().servers]
 
     # -- running it --------------------------------------------------------------------------------
 
@@ -438,17 +450,9 @@ class Proxy(Calls):
     @asynccontextmanager
     async def _linked(self) -> AsyncGenerator[Link]:
         found = await self._runs.enter()
-        background = Background()
-        handlers = Handlers()
         try:
-            async with background:
-                opening = Opening(opening_params(handlers, self.name, VERSION))
-                link = Link(found.front.manager, LOCAL, opening, Desk(handlers, background))
-                await link.open()
-                try:
-                    yield link
-                finally:
-                    await link.close()
+            async with Desk(Handlers()) as desk, linked(found, desk, self.name) as link:
+                yield link
         finally:
             with anyio.CancelScope(shield=True):
                 await self._runs.leave()

@@ -11,23 +11,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-import anyio
-
 from ..backends.attribution import IMPERSONAL
 from ..backends.share import Share, SharedBackend
-from ..core.caller import ask as ask_backend
+from ..core.between import Around
 from ..core.exchange import Ask, Exchange
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
-from ..core.reach import Scope
 from ..core.relay import Relay
-from ..core.start import not_started
+from ..core.start import introduced, not_started
 from ..eras import ToModern
-from ..errors import BackendGone, BackendStartFailed, Exit, InitializeRefused, ProxyError
+from ..errors import BackendGone, BackendStartFailed, Exit, ProxyError
 from ..front import LOCAL
 from ..wire import Bytes
 from .handled import Handled
 from .handlers import PROGRESS
+from .launching import Given
 from .link import Desk
 
 ANONYMOUS: Final = "anonymous"
@@ -145,11 +143,11 @@ class Tap:
         return share
 
 
-class TapLauncher:
+class TapLauncher(Around):
     """A `Launcher` around one, for the one session of a client."""
 
     def __init__(self, launcher: Launcher, tap: Tap) -> None:
-        self._launcher = launcher
+        super().__init__(launcher)
         self._tap = tap
 
     @asynccontextmanager
@@ -157,8 +155,8 @@ class TapLauncher:
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         tapped = Tapped(upstream, Counter())
-        async with self._launcher.launch(identity, label, tapped, opening) as backend:
-            tapped.started(backend, await _introduction(backend, opening))
+        async with self.launcher.launch(identity, label, tapped, opening) as backend:
+            tapped.started(backend, await introduced(backend, opening))
             self._tap.tapped = tapped
             try:
                 yield tapped.own
@@ -168,60 +166,25 @@ class TapLauncher:
                 if tapped.sessions:
                     tapped.end(DISCONNECTED)
 
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return await self._launcher.refused(identity, opening)
 
+@asynccontextmanager
+async def shared(tap_of: Callable[[], Tap], given: Given) -> AsyncGenerator[Backend]:
+    """Have a share in a client's session for as long as a session does.
 
-async def _introduction(backend: Backend, opening: Opening) -> Bytes:
-    """Return how a server introduces itself.
+    `tap_of` raises BackendGone: the client is not connected now.
 
-    Raises: BackendStartFailed, InitializeRefused: it does not.
+    Raises: BackendStartFailed: nor can it be.
     """
-    outcome = await ask_backend(backend, opening.method, opening.params)
-    if outcome.failure is not None:
-        raise not_started(outcome.failure)
-    if outcome.result is None:
-        error = bytes(outcome.error or b"{}")
-        raise InitializeRefused(f"The backend refused {opening.method}.", error)
-    backend.notify("notifications/initialized", None)
-    return outcome.result
-
-
-class ShareLauncher:
-    """A `Launcher` of shares in a client's session."""
-
-    def __init__(self, tap_of: Callable[[], Tap]) -> None:
-        """`tap_of` raises BackendGone: the client is not connected now."""
-        self._tap_of = tap_of
-
-    def hurry(self) -> None:
-        """Nothing is being stopped: the client's server is the client's."""
-
-    async def __aenter__(self) -> "ShareLauncher":
-        return self
-
-    async def __aexit__(self, *why: object) -> None: ...
-
-    @asynccontextmanager
-    async def launch(
-        self, identity: Identity, label: str, upstream: Upstream, opening: Opening
-    ) -> AsyncGenerator[Backend]:
-        scope = Scope()
-        try:
-            tap = self._tap_of()
-        except BackendGone as error:
-            raise not_started(error) from None
-        handled = Handled(upstream, tap.desk, scope)
-        share = await tap.share(user_of(identity), handled, opening)
-        try:
-            yield handled
-        finally:
-            share.close()
-            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
-                await scope.close()
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return False
+    try:
+        tap = tap_of()
+    except BackendGone as error:
+        raise not_started(error) from None
+    handled = Handled(given.upstream, tap.desk, given.scope)
+    share = await tap.share(user_of(given.identity), handled, given.opening)
+    try:
+        yield handled
+    finally:
+        share.close()
 
 
 def user_of(identity: Identity) -> str:

@@ -15,8 +15,9 @@ from typing import Final, Generic, TypeVar, cast
 
 import anyio
 
-from ..config import Settings
-from ..errors import BackendGone
+from ..config import ConfigError, Settings
+from ..core.context import inside
+from ..errors import BackendGone, ProxyError
 from ..ground import Ground, containment_from
 
 logger: Final = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ class _Life(Generic[T]):
         """It is to be closed, or is closed already."""
         self.value: T | None = None
         self.failure: BaseException | None = None
-        self.task = asyncio.create_task(self._run(), context=Context())
+        context = Context()
+        context.run(inside.set, (*inside.get(), self))
+        self.task = asyncio.create_task(self._run(), context=context)
 
     async def _run(self) -> None:
         try:
@@ -57,12 +60,13 @@ class _Life(Generic[T]):
             self.ready.set()
 
     async def end(self) -> None:
-        """Close it, and wait until it is. Idempotent."""
+        """Close it, and wait until it is. Idempotent. Who belongs to it is cancelled meanwhile."""
         self.over.set()
         if not self.ready.is_set() and self._cancels:
             self._scope.cancel()  # nobody waits for what is being opened
         if not self.is_stranded:
-            with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+            # Bounded by what stopping is bounded by, unless it waits for this very task.
+            with anyio.CancelScope(shield=self not in inside.get()):
                 await asyncio.wait([self.task])
 
     @property
@@ -86,6 +90,7 @@ class Held(Generic[T]):
         self._open = open_
         self._cancels = cancels
         self._holds = 0
+        self._passing = 0
         self._life: _Life[T] | None = None
 
     @property
@@ -97,35 +102,45 @@ class Held(Generic[T]):
     def holds(self) -> int:
         return self._holds
 
-    async def enter(self) -> T:
-        """Hold it.
+    @property
+    def lasts(self) -> bool:
+        """Whether anybody holds it for longer than in passing."""
+        return self._holds > self._passing
+
+    async def enter(self, *, in_passing: bool = False) -> T:
+        """Hold it. `in_passing`: for no longer than a moment.
 
         Raises: what opening it raises, as does everyone who waits for the same opening;
             RuntimeError: it is held in another event loop.
         """
         self._look_around()
+        self._holds += 1
+        self._passing += in_passing
+        try:
+            return await self._opened()
+        except BaseException:
+            if self._holds:  # what it was held in has not gone meanwhile
+                await self.leave(in_passing=in_passing)
+            raise
+
+    async def _opened(self) -> T:
         while self._life is not None and self._life.over.is_set():
             await self._gone(self._life)
         if self._life is None:
             self._life = _Life(self._open, cancels=self._cancels)
         life = self._life
-        self._holds += 1
-        try:
-            await life.ready.wait()
-            if life.failure is not None:
-                raise life.failure
-            if life.value is None:
-                raise BackendGone("It was closed while it was being opened.")
-        except BaseException:
-            await self.leave()
-            raise
+        await life.ready.wait()
+        if life.failure is not None:
+            raise life.failure
+        if life.value is None:
+            raise BackendGone("It was closed while it was being opened.")
         return life.value
 
     def hold(self) -> None:
         """Hold once more what is held already."""
         self._holds += 1
 
-    async def leave(self) -> None:
+    async def leave(self, *, in_passing: bool = False) -> None:
         """Hold it no more; the last one waits until it is closed.
 
         Raises: RuntimeError: nobody holds it.
@@ -133,6 +148,7 @@ class Held(Generic[T]):
         if self._holds == 0:
             raise RuntimeError("it was left more often than it was entered")
         self._holds -= 1
+        self._passing -= in_passing
         if self._holds == 0:
             await self.end()
 
@@ -155,20 +171,22 @@ class Held(Generic[T]):
             return
         if not life.is_stranded:
             raise RuntimeError("it is held in another event loop")
-        self._life, self._holds = None, 0
+        self._life, self._holds, self._passing = None, 0, 0
 
 
 def _alone(error: BaseException) -> BaseException:
-    """Return what the task groups that it came through have wrapped up."""
+    """Return what the task groups that it came through have wrapped up; of several the first that
+    is the proxy's own finding."""
     while isinstance(error, BaseExceptionGroup):
         several = cast("BaseExceptionGroup[BaseException]", error)
-        if len(several.exceptions) != 1:
+        own = several.subgroup((ProxyError, ConfigError))
+        if own is None and len(several.exceptions) != 1:
             return several
-        error = several.exceptions[0]
+        error = (own or several).exceptions[0]
     return error
 
 
-_GROUNDS: dict[tuple[object, ...], Held[Ground]] = {}
+GROUNDS: dict[tuple[object, ...], Held[Ground]] = {}
 """By event loop and settings."""
 
 
@@ -185,16 +203,18 @@ async def common_ground(settings: Settings) -> AsyncGenerator[Ground]:
         settings.memory_max,
         settings.pids_max,
     )
-    held = _GROUNDS.get(key)
+    held = GROUNDS.get(key)
     if held is None:
-        held = _GROUNDS[key] = Held(lambda: _ground(settings), cancels=False)
-    ground = await held.enter()
+        held = GROUNDS[key] = Held(lambda: _ground(settings), cancels=False)
     try:
-        yield ground
+        ground = await held.enter()
+        try:
+            yield ground
+        finally:
+            await held.leave()
     finally:
-        await held.leave()
-        if held.holds == 0 and _GROUNDS.get(key) is held:
-            del _GROUNDS[key]
+        if held.holds == 0 and GROUNDS.get(key) is held:
+            del GROUNDS[key]
 
 
 @asynccontextmanager

@@ -4,9 +4,11 @@ Neighbours: `client.client` is such a client; `client.relayed` has the parts.
 """
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from .relayed import ShareLauncher
+from .launching import HereLauncher
+from .relayed import shared
 
 if TYPE_CHECKING:
     from .client import ProxyClient
@@ -22,9 +24,9 @@ class ConnectedSource:
     def __init__(self, client: "ProxyClient") -> None:
         self._client = client
 
-    def starts(self) -> ShareLauncher:
+    def starts(self) -> HereLauncher:
         logger.warning(
             "all sessions share the one session of %r: what one of them does there, all see",
             self._client,
         )
-        return ShareLauncher(lambda: self._client.connection.tap)
+        return HereLauncher(partial(shared, lambda: self._client.connection.tap))

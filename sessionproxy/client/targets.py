@@ -19,7 +19,7 @@ from ..backends import InProcess, Target, Template, factory_of
 from ..backends.hosted import is_server
 from ..config import Carrier, ConfigError, Settings
 from ..plan import ONLY, Plan, Planned, configured_from, planned_from
-from ..servers import Configuration, Rules, Server, configuration_from, read_configuration
+from ..servers import NO_RULES, Configuration, Rules, Server, configuration_from, read_configuration
 from .described import (
     CommandParameters,
     ServersModel,
@@ -29,8 +29,6 @@ from .described import (
     headers_of,
     served_by,
 )
-
-NO_RULES: Final = Rules()
 
 RUNTIMES: Final[Mapping[str, str]] = {".py": sys.executable, ".js": "node"}
 """What runs a script, by its suffix."""

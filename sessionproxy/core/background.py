@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVarTuple
 import anyio
 from anyio.abc import TaskGroup
 
-from .context import caller_authorization
+from .context import caller_authorization, inside
 
 Args = TypeVarTuple("Args")
 
@@ -32,6 +32,7 @@ class Background(anyio.AsyncContextManagerMixin):
         self._context = copy_context()
         async with anyio.create_task_group() as tasks:
             self._tasks: TaskGroup = tasks
+            self._inside = inside.get()
             self._library = None if current_async_library is None else current_async_library()
             try:
                 yield self
@@ -63,6 +64,7 @@ class Background(anyio.AsyncContextManagerMixin):
     ) -> None:
         """Begin it here. Tasks are begun by callbacks of the event loop, too, where anyio does not
         know which loop it is if somebody else started that and `sniffio` is installed."""
+        inside.set(self._inside)
         if current_async_library_cvar is not None:
             current_async_library_cvar.set(self._library)
         self._tasks.start_soon(function, *args)

@@ -1,17 +1,18 @@
-"""What stands between a session and its backend, and sends requests of its own for the session's.
+"""What stands between a session and its backend, and may send requests of its own for those.
 
 Neighbours: `eras`, `backends.renamed`, `backends.hooked` and `backends.composite` are such; an
 `Instead` is where the answer to a request of theirs goes.
 """
 
 from collections.abc import Callable
-from typing import Self
+from typing import Protocol, Self, runtime_checkable
 
 from ..errors import Exit
 from ..wire import Bytes
 from .caller import Nobody
 from .exchange import Ask, Exchange, Outbound, Outcome
-from .ports import Backend, Composed, Losing, Upstream
+from .memory import Opening
+from .ports import Backend, Composed, Identity, Launcher, Losing, Upstream
 
 
 class Instead:
@@ -65,11 +66,29 @@ def client_of(exchange: Exchange) -> Exchange:
     return exchange
 
 
+@runtime_checkable
+class PassesOn(Protocol):
+    """An `Upstream` that is none itself: it has one."""
+
+    @property
+    def upstream(self) -> Upstream: ...
+
+
 def is_nobodys(upstream: Upstream) -> bool:
     """Return whether there is no client behind it, through however many stand between."""
-    while isinstance(upstream, Between):
+    while isinstance(upstream, PassesOn):
         upstream = upstream.upstream
     return isinstance(upstream, Nobody)
+
+
+class Around:
+    """A `Launcher` around one: what it adds is in its `launch`."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.launcher = launcher
+
+    async def refused(self, identity: Identity, opening: Opening) -> bool:
+        return await self.launcher.refused(identity, opening)
 
 
 class Between:

@@ -28,6 +28,10 @@ class SessionName(NamedTuple):
 current_session: ContextVar[SessionName | None] = ContextVar("current_session", default=None)
 """The session whose backend is being started, served or stopped, where a task does that for it."""
 
+inside: ContextVar[tuple[object, ...]] = ContextVar("inside", default=())
+"""What the present task belongs to and ends with, if that was begun for whoever needs it first. A
+task that waits for the end of one of these is cancelled by it, and must let itself be."""
+
 caller_authorization: ContextVar[bytes | None] = ContextVar("caller_authorization", default=None)
 """The Authorization header of the request being served, where the operator has it forwarded; empty
 where that request has none. None: what is done is no caller's."""

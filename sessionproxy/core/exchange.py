@@ -25,6 +25,10 @@ class Outcome(NamedTuple):
     """The proxy's own finding, where the other side gave no answer."""
 
 
+FAULTY: Final = Outcome(error=b'{"code":-32603,"message":"The request could not be served."}')
+"""Of a request that code of the user's has failed."""
+
+
 class Outbound(NamedTuple):
     """One message on its way to the client."""
 

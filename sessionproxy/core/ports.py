@@ -6,12 +6,15 @@ for everything that speaks in lines.
 
 from collections.abc import Iterable, Reversible
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import Exit
 from ..wire import Bytes
 from .exchange import Ask, Exchange
 from .memory import Loss, Opening
+
+PART: Final = "/part"
+"""Ends the name of the route of sessions that are a server's part in others."""
 
 
 class Identity(NamedTuple):
@@ -21,6 +24,11 @@ class Identity(NamedTuple):
     owner: str
     key: str
     """Tells two conversations of one owner apart; for handshake clients the `Mcp-Session-Id`."""
+
+    @property
+    def server(self) -> str:
+        """The name of the server, or servers, that it is a session of."""
+        return self.route.removesuffix(PART)
 
 
 class Backend(Protocol):

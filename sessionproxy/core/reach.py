@@ -9,7 +9,9 @@ for, and may keep something for that client's session. Neighbours: `backends.hos
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, ContextVar
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
+
+import anyio
 
 from .. import wire
 from ..wire import Bytes
@@ -24,7 +26,8 @@ T = TypeVar("T")
 
 
 class Scope:
-    """What is kept for as long as a session has its backend."""
+    """What is kept for as long as a session has its backend. Left when that is given back: all that
+    is kept ends."""
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, object] = {}
@@ -40,8 +43,14 @@ class Scope:
         """Have `end` awaited when the session gives its backend back, the last one first."""
         self._ends.append(end)
 
-    async def close(self) -> None:
-        """End all that is kept."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *why: object) -> None:
+        with anyio.CancelScope(shield=True):  # bounded by what stopping is bounded by
+            await self._close()
+
+    async def _close(self) -> None:
         while self._ends:
             try:
                 await self._ends.pop()()

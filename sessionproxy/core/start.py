@@ -18,6 +18,7 @@ from ..errors import (
     ProxyError,
 )
 from ..wire import Bytes
+from .caller import ask
 from .exchange import ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
 from .memory import Memory, Opening
@@ -95,10 +96,29 @@ async def shake_hands(
     await answer.came.wait()
     await checkpoint_if_cancelled()  # `stop` or `end` may have come together with the answer
     start.answer = outcome = exchange.outcome or Outcome()
+    return _introduction(opening, outcome)
+
+
+async def introduced(backend: Backend, opening: Opening) -> Bytes:
+    """Begin a conversation that is of no client's session.
+
+    Return how the backend introduces itself.
+
+    Raises: BackendStartFailed, InitializeRefused: as `shake_hands`.
+    """
+    found = _introduction(opening, await ask(backend, opening.method, opening.params))
+    if not opening.modern:
+        backend.notify("notifications/initialized", None)
+    return found
+
+
+def _introduction(opening: Opening, outcome: Outcome) -> Bytes:
+    """Raises: BackendStartFailed, InitializeRefused."""
     if outcome.failure is not None:
         raise not_started(outcome.failure)
     if outcome.result is None:
-        raise InitializeRefused("The backend refused initialize.", bytes(outcome.error or b"{}"))
+        error = bytes(outcome.error or b"{}")
+        raise InitializeRefused(f"The backend refused {opening.method}.", error)
     return outcome.result
 
 

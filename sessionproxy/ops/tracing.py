@@ -21,6 +21,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 
 from .. import wire
+from ..core.between import Around
 from ..core.exchange import Exchange, Forwarded, Hook, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Composed, Identity, Launcher, Losing, Upstream
@@ -85,7 +86,7 @@ class Tracing:
         told = {
             **_about(exchange),
             names.REQUEST_ID: names.request_id(exchange.client_id),
-            names.SERVER: session.identity.route,
+            names.SERVER: session.identity.server,
             **said.target.attributes,
         }
         span = self._tracer.start_span(
@@ -146,11 +147,11 @@ class _Ending:
             logger.exception("a span could not be ended")
 
 
-class TracedLauncher:
+class TracedLauncher(Around):
     """A `Launcher` for the sessions of one route."""
 
     def __init__(self, launcher: Launcher, tracing: Tracing, *, serves: bool) -> None:
-        self._launcher = launcher
+        super().__init__(launcher)
         self._tracing = tracing
         self._serves = serves
 
@@ -158,14 +159,11 @@ class TracedLauncher:
     async def launch(
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
-        async with self._launcher.launch(identity, label, upstream, opening) as backend:
+        async with self.launcher.launch(identity, label, upstream, opening) as backend:
             if isinstance(upstream, Session):
                 yield _TracedBackend(backend, upstream, self._tracing, serves=self._serves)
             else:
                 yield backend
-
-    async def refused(self, identity: Identity, opening: Opening) -> bool:
-        return await self._launcher.refused(identity, opening)
 
 
 class _TracedBackend:

@@ -4,10 +4,11 @@ Neighbours: `config` has the settings of the proxy. Knows no process and no conn
 """
 
 from .configuration import Configuration, configuration_from, read_configuration
-from .rules import Rules, ToolChange, tags_of
+from .rules import NO_RULES, Rules, ToolChange, tags_of
 from .server import Server
 
 __all__ = [
+    "NO_RULES",
     "Configuration",
     "Rules",
     "Server",

@@ -82,6 +82,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         return wanted and not any(tag in tags for tag in self.exclude_tags)
 
 
+NO_RULES: Final = Rules()
+
+
 def _let_in(name: str, allowed: tuple[str, ...], denied: tuple[str, ...]) -> bool:
     if allowed and not any(fnmatchcase(name, pattern) for pattern in allowed):
         return False

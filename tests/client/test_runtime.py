@@ -3,14 +3,27 @@
 import asyncio  # noqa: TID251 - event loops are what some of these are about
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
 import anyio
+import mcp_types as types
+import msgspec
 import pytest
 
-from sessionproxy import ProxyClient
-from sessionproxy.client.runtime import Held
+from sessionproxy import (
+    ConfigError,
+    HandlerContext,
+    ProxyClient,
+    StatefulProxyClient,
+)
+from sessionproxy.client.runtime import GROUNDS, Held, common_ground
+from sessionproxy.config import settings_from
+from sessionproxy.core.background import Background
+from sessionproxy.core.reach import REACH, Reach, Scope
 from sessionproxy.errors import BackendGone, ProxyError
+from sessionproxy.ground import Ground
 from tests.rig.embedded import gone, processes_of, scripted, until
 
 
@@ -151,3 +164,97 @@ def test_one_client_is_used_in_one_event_loop_after_the_other(tmp_path: Path) ->
     assert asyncio.run(use()) == 1
     assert asyncio.run(use()) == 1
     assert processes_of(state) == []
+
+
+async def test_a_handler_that_disconnects_its_own_client_is_cancelled_by_that(
+    tmp_path: Path,
+) -> None:
+    """DESIGN 5.3: it belongs to what it waits for the end of."""
+    came: list[str] = []
+
+    async def roots(context: HandlerContext) -> types.ListRootsResult:
+        came.append("asked")
+        try:
+            await client.cut()
+        finally:
+            came.append("over")
+        return types.ListRootsResult(roots=[])
+
+    settings: dict[str, Any] = {"state_dir": str(tmp_path / "s"), "containment": "guardian"}
+    stateful = StatefulProxyClient(scripted(), roots_handler=roots, **settings)
+    with anyio.fail_after(30):
+        async with Scope() as scope:
+            client = scope.kept("it", lambda: _bound(stateful, scope))
+            async with client:
+                with pytest.raises(ProxyError):
+                    await client.call_tool("do", {"steps": [{"ask": {"method": "roots/list"}}]})
+                async with client:
+                    assert (await client.call_tool("do")).structured_content is not None
+            assert came == ["asked", "over"]
+    await until(lambda: processes_of(tmp_path / "s") == [])
+
+
+def _bound(client: StatefulProxyClient, scope: Scope) -> Any:  # noqa: ANN401 - it has no public name
+    exchange: Any = None
+    upstream: Any = None
+    context = copy_context()
+    context.run(REACH.set, Reach(upstream, exchange, scope))
+    return context.run(client.new_stateful)
+
+
+async def test_who_belongs_to_what_it_is_the_last_to_leave_does_not_wait_for_ever() -> None:
+    """DESIGN 5.3: a handler that uses its own client, whose user has gone meanwhile."""
+
+    @asynccontextmanager
+    async def open_() -> AsyncGenerator[Background]:
+        async with Background() as background:
+            yield background
+
+    held = Held(open_)
+    entered, go_on = anyio.Event(), anyio.Event()
+
+    async def handle() -> None:
+        await held.enter()
+        entered.set()
+        await go_on.wait()
+        await held.leave()
+
+    background = await held.enter()
+    background.start(handle)
+    await entered.wait()
+    await held.leave()
+    assert held.value is background
+    go_on.set()
+    await until(lambda: held.value is None)
+
+
+async def test_one_who_comes_while_it_is_closed_holds_what_others_find(tmp_path: Path) -> None:
+    """DESIGN 5.1: one ground for all clients of a process, whatever closes and opens at once."""
+    settings = settings_from(
+        {"state_dir": str(tmp_path / "s"), "containment": "guardian"}, named="{}"
+    )
+    before = set(GROUNDS)
+    found: list[Ground] = []
+    first, last = common_ground(settings), anyio.Event()
+
+    async def stand() -> None:
+        async with common_ground(settings) as ground:
+            found.append(ground)
+            await last.wait()
+
+    await first.__aenter__()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.__aexit__, None, None, None)
+        await asyncio.sleep(0)  # it is being closed
+        tasks.start_soon(stand)
+        await until(lambda: len(found) == 1)
+        tasks.start_soon(stand)
+        await until(lambda: len(found) == 2)
+        last.set()
+    assert found[0] is found[1]
+    loose = tmp_path / "loose"
+    loose.mkdir(mode=0o755)
+    with pytest.raises(ConfigError):
+        async with common_ground(msgspec.structs.replace(settings, state_dir=str(loose))):
+            pytest.fail("it cannot be had")
+    assert set(GROUNDS) == before
