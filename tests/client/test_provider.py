@@ -9,6 +9,14 @@ from mcp import Client, MCPError
 from mcp.server.mcpserver import Context, MCPServer
 
 from sessionproxy import ProxyClient, ProxyProvider, create_proxy, current_request
+from sessionproxy.client.launching import Given
+from sessionproxy.client.provider import Provided
+from sessionproxy.core.background import Background
+from sessionproxy.core.caller import UNHEARD, Nobody
+from sessionproxy.core.exchange import Exchange
+from sessionproxy.core.memory import Opening
+from sessionproxy.core.ports import Identity
+from sessionproxy.core.reach import Scope
 from tests.parity.rig import complete, facts_of, fronted, fronts, text_of
 from tests.rig.embedded import until
 
@@ -175,6 +183,61 @@ async def test_the_backend_of_a_connected_client_comes_back_after_a_crash(state:
             with pytest.raises(Exception, match="state was lost"):
                 await client.call_tool("do")
             assert (await client.call_tool("do")).structured_content is not None
+
+
+async def test_a_crash_is_a_loss_where_somebody_holds_the_client_for_longer(state: State) -> None:
+    """DESIGN 7: and not because others have requests there at that moment."""
+    client = ProxyClient(complete(), **state)
+    crashing = {"steps": [{"wait": "crash"}, {"exit": 1}]}
+
+    async def crash(*fronts: Client) -> list[bool]:
+        """All use the client when its server crashes; return whether their next calls fail."""
+        async with anyio.create_task_group() as tasks:
+            for front in fronts:
+                tasks.start_soon(front.call_tool, "do", crashing)
+            await until(lambda: _in_flight(client) == len(fronts))
+            tasks.start_soon(fronts[0].call_tool, "do", {"steps": [{"release": "crash"}]})
+        return [bool((await front.call_tool("do", {})).is_error) for front in fronts]
+
+    async with fronted(create_proxy(ProxyProvider(lambda: client), **state)) as url:
+        async with Client(url, mode="legacy") as one, Client(url, mode="legacy") as two:
+            for front in (one, two):
+                await front.list_tools()
+            assert await crash(one, two) == [False, False]
+            async with client:
+                assert await crash(one, two) == [True, True]
+
+
+def _in_flight(client: ProxyClient) -> int:
+    tapped = client.connection.tap.tapped if client.is_connected else None
+    backend = None if tapped is None else tapped.backend
+    return 0 if backend is None else len(backend.in_flight())
+
+
+async def test_a_share_that_comes_when_its_session_ends_is_given_back(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 5.3: both in one turn of the event loop."""
+    came = anyio.Event()
+
+    async def awake() -> None:
+        await came.wait()
+        tap.tapped = tapped
+
+    async with ProxyClient(complete(), **state) as client, Background() as background:
+        tap = client.connection.tap
+        tapped, tap.tapped = tap.tapped, None
+        assert tapped is not None
+        monkeypatch.setattr(tap, "_awake", awake)
+        identity = Identity("default", "somebody", "key")
+        opening = Opening(b'{"protocolVersion":"2025-11-25","capabilities":{}}')
+        given = Given(identity, "label", Nobody(), opening, Scope(), background)
+        async with Provided.of(ProxyProvider(lambda: client), given) as provided:
+            provided.request(Exchange("tools/list", None, client_id=b"1", sink=UNHEARD))
+            await anyio.wait_all_tasks_blocked()
+            came.set()
+        await anyio.wait_all_tasks_blocked()
+        assert tapped.sessions == 0
 
 
 def _is_ready(client: ProxyClient) -> bool:

@@ -1,6 +1,8 @@
 """A proxy as an object: what it is put together of, and used from this process."""
 
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,19 @@ import pytest
 from mcp import MCPError
 from mcp.server.mcpserver import MCPServer
 
-from sessionproxy import ConfigError, Proxy, ProxyClient, ProxyError, create_proxy
+from sessionproxy import (
+    CallNext,
+    ConfigError,
+    Forwarded,
+    Proxy,
+    ProxyClient,
+    ProxyError,
+    Request,
+    Result,
+    create_proxy,
+)
+from sessionproxy.client.runtime import Held
+from sessionproxy.errors import BackendGone
 from tests.parity.rig import complete, facts_of, fronts, names_of, text_of
 from tests.rig.embedded import gone, lives, scripted
 
@@ -161,9 +175,73 @@ def test_what_is_said_otherwise_in_python_is_refused(setting: str) -> None:
 
 
 def test_a_proxy_cannot_be_mounted_in_itself(state: State) -> None:
+    """Nor in one that it has, through however many."""
     made = create_proxy(scripted(), **state)
-    with pytest.raises(ConfigError, match="itself"):
-        made.mount(made)
+    between = create_proxy(scripted(), **state)
+    between.mount(made)
+    within = create_proxy(scripted(), **state)
+    within.mount(between, prefix="x")
+    for other in (made, within):
+        with pytest.raises(ConfigError, match="itself"):
+            made.mount(other)
+    with pytest.raises(ConfigError, match="no such file"):
+        made.mount("nowhere.py")
+
+
+async def test_what_stands_around_a_proxy_stands_around_it_where_it_is_mounted(
+    state: State,
+) -> None:
+    """PARITY 74: hooks and observers of the inner one see its requests, and hear of its server by
+    the name that it has; requests that are no client's have no owner."""
+    seen: set[tuple[str, str | None]] = set()
+    observed: list[str] = []
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        seen.add((request.server, request.owner))
+        return await call_next(request)
+
+    def observe(message: Forwarded) -> None:
+        if message.to_backend:
+            observed.append(message.method)
+
+    inner = create_proxy(complete(), hooks=[hook], observers=[observe], **state)
+    outer = create_proxy(MCPServer("empty"), **state)
+    outer.mount(inner, prefix="in")
+    async with fronts(outer) as client:
+        assert facts_of(await client.call_tool("in_do", {}))
+    assert seen == {("in", "local")}
+    assert observed.count("tools/call") == 1
+    async with fronts(outer, mode="2026-07-28") as client:
+        seen.clear()
+        assert await names_of(client) == ["in_do", "in_undo"]
+    assert ("in", None) in seen
+
+
+async def test_whether_a_client_is_connected_counts_when_it_is_given(state: State) -> None:
+    """PARITY 57: for the target, and for what is mounted."""
+    client = ProxyClient(complete(), **state)
+    made = create_proxy(client, **state)
+    made.mount(client, prefix="again")
+    async with client:
+        shared = create_proxy(client, **state)
+        own = facts_of(await client.call_tool("do"))["pid"]
+        async with shared:
+            assert facts_of(await shared.call_tool("do"))["pid"] == own
+        async with made:
+            pids = {facts_of(await made.call_tool(name))["pid"] for name in ("do", "again_do")}
+            assert len(pids - {own}) == 2
+
+
+async def test_of_several_failures_the_proxys_own_is_raised() -> None:
+    """Issue 5: what fails while the rest is closed comes in a group with it."""
+
+    @asynccontextmanager
+    async def open_() -> AsyncGenerator[None]:
+        raise BaseExceptionGroup("", [ValueError(), ExceptionGroup("", [BackendGone("this")])])
+        yield
+
+    with pytest.raises(BackendGone, match="this"):
+        await Held(open_).enter()
 
 
 async def test_a_first_call_that_is_cancelled_takes_nothing_from_another(state: State) -> None:
