@@ -4,28 +4,14 @@ Neighbours: `client.targets` says what the target comes to; `serve`, `serve_stdi
 for others, `client.connection` for this process.
 """
 
-import logging
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    Literal,
-    ParamSpec,
-    Self,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    cast,
-    overload,
-)
+from typing import Final, Literal, Self, cast
 
 import anyio
-import mcp_types as types
 import msgspec
 
 from ..app import ProxyApp
@@ -42,30 +28,14 @@ from ..serve_stdio import serve_stdio, serve_stdio_async
 from ..servers import NO_RULES, Rules
 from ..wire import Bytes
 from .calls import Calls
-from .components import (
-    ClientFactory,
-    Component,
-    ComponentIsMirrored,
-    ProxyPrompt,
-    ProxyResource,
-    ProxyTemplate,
-    ProxyTool,
-)
+from .components import ClientFactory, ProxyPrompt, ProxyResource, ProxyTemplate, ProxyTool
 from .connection import linked, running
+from .extended import Extended
 from .handlers import Handlers, ProgressHandler
 from .link import Desk, Link
-from .local import Components
 from .provider import ProxyProvider
 from .runtime import Held
 from .targets import ProxyTarget, servers_of, under
-
-if TYPE_CHECKING:
-    from mcp.server.mcpserver import MCPServer
-
-logger: Final = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 Sessions = Literal["frontend", "request", "shared"]
 """Who has a backend: each session in front, each request, or all together one."""
@@ -80,31 +50,6 @@ OF_TARGETS: Final = {
 """Settings of the command line that are something else here."""
 
 MODES: Final = {"frontend": Mode.SESSION, "request": Mode.REQUEST, "shared": Mode.SHARED}
-
-
-class PromptOptions(TypedDict, total=False):
-    """Of `MCPServer.prompt`."""
-
-    name: str | None
-    title: str | None
-    description: str | None
-    icons: list[types.Icon] | None
-
-
-class ResourceOptions(PromptOptions, total=False):
-    """Of `MCPServer.resource`."""
-
-    mime_type: str | None
-    annotations: types.Annotations | None
-    meta: dict[str, Any] | None
-
-
-class ToolOptions(PromptOptions, total=False):
-    """Of `MCPServer.tool`."""
-
-    annotations: types.ToolAnnotations | None
-    meta: dict[str, Any] | None
-    structured_output: bool | None
 
 
 def create_proxy(
@@ -147,7 +92,7 @@ def create_proxy(
     )
 
 
-class Proxy(Calls):
+class Proxy(Extended, Calls):
     """A proxy. Made by `create_proxy`; extended before it runs.
 
     `async with` runs it in this process without a port, for its own typed calls; they share one
@@ -165,15 +110,12 @@ class Proxy(Calls):
         observers: Sequence[Hook] = (),
     ) -> None:
         """`servers`: as `create_proxy` has made them of its target."""
-        self.name: str = name or "sessionproxy"
+        super().__init__(name or "sessionproxy", cast("ClientFactory", lambda: self))
         self.instructions = instructions
         self.settings = settings
         self._servers = tuple(servers)
         self._hooks = list(hooks)
         self._observers = tuple(observers)
-        self._factory = cast("ClientFactory", lambda: self)  # it is used as a client is
-        self._components = Components(own=self._factory)
-        self._local: MCPServer[Any] | None = None
         self._mounted: list[tuple[str, Proxy | Sequence[Planned]]] = []
         self._runs = Held(self._running)
         self._link: Held[Link] = Held(self._linked)
@@ -211,67 +153,6 @@ class Proxy(Calls):
     def add_provider(self, provider: ProxyProvider, *, namespace: str = "") -> None:
         """Have what a provider has here too, under a namespace, where one is given."""
         self.mount(provider, prefix=namespace)
-
-    @property
-    def local(self) -> "MCPServer[Any]":
-        """The server with the proxy's own components: the SDK's, run in this process for each
-        session. What it has wins over what others have under the same name."""
-        if self._local is None:
-            self._local = _quietly_made(self.name)
-        return self._local
-
-    @overload
-    def tool(self, function: Callable[P, T], /) -> Callable[P, T]: ...
-    @overload
-    def tool(
-        self, function: None = None, /, **options: Unpack[ToolOptions]
-    ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
-    def tool(
-        self, function: Callable[P, T] | None = None, /, **options: Unpack[ToolOptions]
-    ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
-        """Make a function a tool: `@proxy.tool`, or with the options of `MCPServer.tool`."""
-        decorate = self.local.tool(**options)
-        return decorate if function is None else decorate(function)
-
-    def resource(
-        self, uri: str, **options: Unpack[ResourceOptions]
-    ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-        """Make a function a resource, or a template: as `MCPServer.resource`."""
-        return self.local.resource(uri, **options)
-
-    @overload
-    def prompt(self, function: Callable[P, T], /) -> Callable[P, T]: ...
-    @overload
-    def prompt(
-        self, function: None = None, /, **options: Unpack[PromptOptions]
-    ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
-    def prompt(
-        self, function: Callable[P, T] | None = None, /, **options: Unpack[PromptOptions]
-    ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
-        """Make a function a prompt: `@proxy.prompt`, or with the options of `MCPServer.prompt`."""
-        decorate = self.local.prompt(**options)
-        return decorate if function is None else decorate(function)
-
-    def add_tool(self, tool: ProxyTool) -> None:
-        """Add a copy of another server's tool. Raises: ComponentIsMirrored: it is no copy."""
-        self._add(tool)
-
-    def add_resource(self, resource: ProxyResource) -> None:
-        """Add a copy of a resource. Raises: ComponentIsMirrored: it is no copy."""
-        self._add(resource)
-
-    def add_template(self, template: ProxyTemplate) -> None:
-        """Add a copy of a resource template. Raises: ComponentIsMirrored: it is no copy."""
-        self._add(template)
-
-    def add_prompt(self, prompt: ProxyPrompt) -> None:
-        """Add a copy of a prompt. Raises: ComponentIsMirrored: it is no copy."""
-        self._add(prompt)
-
-    def _add(self, component: Component[Any]) -> None:
-        if component.is_mirrored:
-            raise ComponentIsMirrored(component)
-        self._components.add(component)
 
     # -- what it comes to --------------------------------------------------------------------------
 
@@ -480,19 +361,6 @@ class Proxy(Calls):
         one.)"""
         found = {each.name: each for each in await self.list_prompts()}.get(name)
         return None if found is None else ProxyPrompt.from_mcp_prompt(self._factory, found)
-
-
-def _quietly_made(name: str) -> "MCPServer[Any]":
-    """Return a server of the SDK, which sets the program's log up where nobody has: that is not for
-    a library to do, and it does not where there is any handler."""
-    from mcp.server.mcpserver import MCPServer
-
-    root, some = logging.getLogger(), logging.NullHandler()
-    root.addHandler(some)
-    try:
-        return MCPServer(name)
-    finally:
-        root.removeHandler(some)
 
 
 def _named_apart(servers: Sequence[Planned]) -> list[Planned]:
