@@ -21,12 +21,13 @@ from sessionproxy.frontend.pipes import Pipes
 from tests.rig.embedded import SCRIPTED, Embedded, bare, embedded
 from tests.rig.http import CAPABILITIES, PATIENCE, VERSION, Json, calling, notification, request
 from tests.rig.proxy import ROOT
+from tests.rig.reading import Reading
 
 MODERN: Final = "2026-07-28"
 _PREFIX: Final = "io.modelcontextprotocol/"
 
 
-class Lines:
+class Lines(Reading):
     """The client's side of two pipes."""
 
     patience = PATIENCE
@@ -34,12 +35,11 @@ class Lines:
 
     def __init__(self, stdin: int, stdout: int) -> None:
         """`stdin` is what it writes to, `stdout` what it reads."""
+        super().__init__()
         self._stdin = stdin
         self._stdout = stdout
         self._buffer = b""
         self._last_id = 0
-        self.passed_over: list[Json] = []
-        """What came before the answers that were waited for."""
         os.set_blocking(stdin, False)
         os.set_blocking(stdout, False)
 
@@ -92,18 +92,6 @@ class Lines:
     async def receive(self) -> Json:
         """Return the next message."""
         return json.loads(await self.line())
-
-    async def until(self, method: str) -> Json:
-        """Return the next message with this method, passing over others."""
-        while (message := await self.receive()).get("method") != method:
-            self.passed_over.append(message)
-        return message
-
-    async def answer(self, number: object) -> Json:
-        """Return the response to a request, passing over others."""
-        while (message := await self.receive()).get("id") != number or "method" in message:
-            self.passed_over.append(message)
-        return message
 
     async def rest(self) -> list[Json]:
         """Return all messages up to the end of the output."""

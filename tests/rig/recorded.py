@@ -92,23 +92,29 @@ class Recorded(Client):
 
     @contextmanager
     def _noting(self, entry: Entry) -> Generator[None]:
-        """Note how it ended where it had no answer; nothing, where one was waited for in vain."""
-        try:
+        with noting(self.history, entry):
             yield
-        except TimeoutError:
-            raise
-        except (httpx2.TransportError, EndOfStream):
-            if entry.outcome is None:
-                self.history.finished(entry, Outcome.CLOSED)
-            raise
-        except BaseException:
-            entry.left = entry.outcome is None
-            raise
         entry.left = entry.outcome is None
 
     def _hear(self, entry: Entry, message: Json) -> None:
         if "method" not in message:
             self.history.answered(entry, message)
+
+
+@contextmanager
+def noting(history: History, entry: Entry) -> Generator[None]:
+    """Note how a request ended that had no answer; nothing, where one was waited for in vain."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except (httpx2.TransportError, EndOfStream):
+        if entry.outcome is None:
+            history.finished(entry, Outcome.CLOSED)
+        raise
+    except BaseException:
+        entry.left = entry.outcome is None
+        raise
 
 
 def marked(params: object, token: str) -> object:

@@ -6,16 +6,16 @@ outcome is the last answer. Neighbours: `tests.rig.recorded` is the one of the h
 """
 
 import secrets
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Final, cast
 
 import httpx2
 
 from .history import Entry, History, Outcome
-from .http import EndOfStream, Incoming, Json, calling
+from .http import Incoming, Json, calling
 from .modern import Modern
-from .recorded import marked
+from .recorded import marked, noting
 
 ANSWERS: Final[Mapping[str, Json]] = {
     "roots/list": {"roots": [{"uri": "file:///tests", "name": "tests"}]},
@@ -68,7 +68,7 @@ class RecordedModern(Modern):
         `answer` is given each question.
         """
         entry, params = self.begins("tools/call", params)
-        with self.noting(entry):
+        with noting(self.history, entry):
             while True:
                 status, message = await self.once(entry, params)
                 result: Json = message.get("result") or {}
@@ -96,7 +96,7 @@ class RecordedModern(Modern):
     async def parked(self, *steps: Json, **more: object) -> tuple[Entry, Json, Json]:
         """Make a call that asks something; return its entry, its params, and what it was told."""
         entry, params = self.begins("tools/call", calling(*steps, **more))
-        with self.noting(entry):
+        with noting(self.history, entry):
             status, message = await self.once(entry, params)
         result: Json = message.get("result") or {}
         assert result.get("resultType") == "input_required", f"HTTP {status} {message}"
@@ -114,21 +114,6 @@ class RecordedModern(Modern):
         """Note what the proxy asks the backend for somebody who hears of a resource."""
         for kind in ("resources/subscribe", "resources/unsubscribe"):
             self.history.finished(self.history.sent(self.session, kind), Outcome.RESULT)
-
-    @contextmanager
-    def noting(self, entry: Entry) -> Generator[None]:
-        """Note how a request ended that had no answer."""
-        try:
-            yield
-        except TimeoutError:
-            raise
-        except (httpx2.TransportError, EndOfStream):
-            if entry.outcome is None:
-                self.history.finished(entry, Outcome.CLOSED)
-            raise
-        except BaseException:
-            entry.left = entry.outcome is None
-            raise
 
 
 def retry(params: Json, asked: Json, answer: Callable[[Json], Json] | None = None) -> Json:

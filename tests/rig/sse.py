@@ -19,24 +19,24 @@ from tests.rig.http import (
     notification,
     request,
 )
+from tests.rig.reading import Reading
 
 JSON: Final = {"content-type": "application/json"}
 
 
-class Stream:
+class Stream(Reading):
     """An open stream, and where to POST to it."""
 
     def __init__(
         self, http: httpx2.AsyncClient, response: httpx2.Response, headers: Mapping[str, str]
     ) -> None:
+        super().__init__()
         self.http = http
         self.response = response
         self.headers = {**JSON, **headers}
         self.endpoint = ""
         """As the first event says."""
         self.comments = 0
-        self.passed_over: list[Json] = []
-        """What came before the answers that were waited for."""
         self._chunks = response.aiter_bytes()
         self._buffer = b""
         self._last_id = 0
@@ -64,18 +64,6 @@ class Stream:
         name, data = await self.event()
         assert name == "message"
         return json.loads(data)
-
-    async def until(self, method: str) -> Json:
-        """Return the next message with this method, passing over others."""
-        while (message := await self.receive()).get("method") != method:
-            self.passed_over.append(message)
-        return message
-
-    async def answer(self, number: object) -> Json:
-        """Return the response to a request, passing over others."""
-        while (message := await self.receive()).get("id") != number or "method" in message:
-            self.passed_over.append(message)
-        return message
 
     # -- sending -----------------------------------------------------------------------------------
 
