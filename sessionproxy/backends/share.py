@@ -32,7 +32,7 @@ from ..errors import (
 )
 from ..wire import Bytes
 from ..wire.envelope import SUBSCRIPTION_KEY, text
-from .attribution import LISTEN, LOG, Attribution
+from .attribution import LISTEN, LOG, Attribution, Party
 from .interests import Levels, Subscriptions
 from .questions import Questions, refusal, undeclared
 
@@ -180,7 +180,7 @@ class SharedBackend:
 
     def candidates(self, method: str, in_flight: Iterable[Exchange]) -> Sequence[Exchange]:
         shares = ((exchange, _share_of(exchange)) for exchange in in_flight)
-        found = ((exchange, share) for exchange, share in shares if share is not None)
+        found = ((e, share.party(e)) for e, share in shares if share is not None)
         return self.attribution.candidates(method, found)
 
     def late(self, backend_id: int) -> None:
@@ -297,6 +297,10 @@ class Share:
         """The backend."""
         return self._shared
 
+    def party(self, exchange: Exchange) -> Party:
+        """Return who one of its exchanges is for."""
+        return self
+
     # -- towards the backend -----------------------------------------------------------------------
 
     def request(self, exchange: Exchange) -> None:
@@ -339,7 +343,7 @@ class Share:
         if not shared.modern:
             exchange.params = _without_task(exchange.params)
         self._in_flight[exchange] = True
-        shared.attribution.sent(exchange.method, self)
+        shared.attribution.sent(exchange.method, self.party(exchange))
         shared.send(exchange)
         if listens and exchange.outcome is None:
             shared.listens[exchange.backend_id] = self
@@ -375,7 +379,7 @@ class Share:
             return
         shared.listens.pop(exchange.backend_id, None)
         if not certainly_over:
-            shared.attribution.cancelled(exchange, self)
+            shared.attribution.cancelled(exchange, self.party(exchange))
         if shared.backend is not None:
             shared.backend.cancel(exchange, params)
         if params == CALL_LIMIT:

@@ -11,12 +11,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from ..backends.attribution import IMPERSONAL
+from ..backends.attribution import IMPERSONAL, Party
 from ..backends.share import Share, SharedBackend
 from ..core.between import Around
 from ..core.exchange import Ask, Exchange
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
+from ..core.reach import REACH
 from ..core.relay import Relay
 from ..core.start import introduced, not_started
 from ..eras import ToModern
@@ -41,13 +42,22 @@ ROOTS_CHANGED: Final = "notifications/roots/list_changed"
 DISCONNECTED: Final = Exit(detail="its client was disconnected")
 
 
+class _Own(Share):
+    """The client's own. Its calls may be made for several sessions in front, by tools and hooks;
+    what belongs to one of these is to reach no other."""
+
+    def party(self, exchange: Exchange) -> Party:
+        reach = exchange.context.get(REACH)
+        return self if reach is None else reach.scope
+
+
 class Tapped(SharedBackend):
     """A client's backend, while it runs."""
 
     def __init__(self, upstream: Upstream, tally: Counter[str]) -> None:
         """`upstream`: the client's own session."""
         super().__init__(modern=False, tally=tally, over=lambda how: None, useless=self.end)
-        self.own: Share = Share(self, LOCAL, upstream, most=MAX_OF_OWNER)
+        self.own: Share = _Own(self, LOCAL, upstream, most=MAX_OF_OWNER)
         self.join(self.own)
         self._own_used = False
         self._admitted = 0

@@ -6,6 +6,7 @@ for, and may keep something for that client's session. Neighbours: `backends.hos
 `backends.hooked` and `client` say who is reached; `client` asks.
 """
 
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, ContextVar
@@ -24,12 +25,19 @@ logger: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_NUMBERS: Final = itertools.count(1)
+
 
 class Scope:
     """What is kept for as long as a session has its backend. Left when that is given back: all that
     is kept ends."""
 
     def __init__(self) -> None:
+        number = next(_NUMBERS)
+        self.mark: object = number
+        """Tells it from every other one, also from those that are over."""
+        self.user: str = f"session {number}"
+        """As whose it counts: of two, nobody knows whether they are the same user's."""
         self._kept: dict[Hashable, object] = {}
         self._ends: list[Callable[[], Awaitable[None]]] = []
 

@@ -7,11 +7,20 @@ import anyio
 import pytest
 from mcp.server.mcpserver import MCPServer
 
-from sessionproxy import ProxyClient, ProxyProvider, StatefulProxyClient, create_proxy
-from tests.rig.embedded import gone, lives, scripted, until
+from sessionproxy import (
+    CallNext,
+    ProxyClient,
+    ProxyProvider,
+    Request,
+    Result,
+    StatefulProxyClient,
+    create_proxy,
+)
+from tests.rig.embedded import embedded, gone, lives, scripted, until
 from tests.rig.http import Client as RawClient
 from tests.rig.http import Json, connect, http
 from tests.rig.sdk import LISTING
+from tests.rig.sse import sse
 from tests.rig.upstream import Asked, Said, upstream
 
 from .rig import PATIENCE, fronted
@@ -100,6 +109,27 @@ async def test_row_59_sessions_says_who_has_a_session_of_a_server_over_http(
 
 
 @pytest.mark.parametrize("sessions", ["frontend", "request", "shared"])
+async def test_row_59_sessions_says_who_has_a_session_of_a_server_over_sse(
+    sessions: Literal["frontend", "request", "shared"], state: State
+) -> None:
+    """PARITY 59: on every transport: here a stream each, or one for all; the clients in front are
+    of the same transport. Behind it, each stream has a process of its own."""
+    async with embedded() as server:
+        proxy = create_proxy(f"{server.base}/sse", sessions=sessions, **state)
+        async with fronted(proxy, "") as base, sse(base) as ann, sse(base) as bob:
+            seen: list[list[Facts]] = []
+            for stream in (ann, bob):
+                await stream.initialize()
+                said = [await stream.do() for _ in range(3)]
+                seen.append([(each["pid"], each["count"]) for each in said])
+    used = {pid for facts in seen for pid, _ in facts}
+    assert len(used) == {"frontend": 2, "request": 6, "shared": 1}[sessions]
+    counts = [[count for _, count in facts] for facts in seen]
+    later = [4, 5, 6] if sessions == "shared" else counts[0]
+    assert counts == [[1, 1, 1] if sessions == "request" else [1, 2, 3], later]
+
+
+@pytest.mark.parametrize("sessions", ["frontend", "request", "shared"])
 async def test_row_59_sessions_says_who_has_a_run_of_a_server_in_this_process(
     sessions: Literal["frontend", "request", "shared"], state: State
 ) -> None:
@@ -147,6 +177,13 @@ async def test_row_61_a_stateful_factory_gives_one_copy_for_each_session_everywh
         async with stateful.new_stateful() as client:
             return found(await client.call_tool("do", do()))["pid"]
 
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        if request.method == "tools/call":
+            by_hook.append(await own())
+        return await call_next(request)
+
+    proxy.add_hook(hook)
+    by_hook: list[int] = []
     pids: list[int] = []
     async with fronted(proxy) as url:
         for _ in range(2):
@@ -156,6 +193,9 @@ async def test_row_61_a_stateful_factory_gives_one_copy_for_each_session_everywh
                 used.add(answer["result"]["structuredContent"]["pid"])
                 answer = await client.request("tools/call", {"name": "own", "arguments": {}})
                 used.add(answer["result"]["structuredContent"]["result"])
+                assert len(by_hook) == 3
+                used.update(by_hook)
+                by_hook.clear()
                 assert len(used) == 1
                 pids.append(used.pop())
                 assert lives(pids[-1])

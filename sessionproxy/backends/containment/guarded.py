@@ -352,6 +352,8 @@ class _Guardian:
             logger.error("the guardian did not end within %g s", END_PATIENCE)
             self._process.kill()
             self._process.wait()
+        for leader in tuple(self._leaders.values()):  # it took them along, and cannot tell any more
+            leader.end(LOST)
 
 
 class _Start:
