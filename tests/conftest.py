@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -37,12 +38,38 @@ MARKS = {
 }
 """What a mark needs. `scripts/test` says in TEST_MISSING what could not be installed."""
 
+LONGEST: Final = (
+    "tests/test_pages.py",
+    "tests/clients/test_endings.py",
+    "tests/clients/test_conformance.py",
+    "tests/clients/test_bindings.py",
+    "tests/parity/test_forwarding.py",
+    "tests/test_chaos.py",
+    "tests/backends/test_rungs.py",
+    "tests/clients/test_playwright.py",
+    "tests/test_soak.py",
+    "tests/clients/test_inspector.py",
+    "tests/clients/test_matrix.py",
+    "tests/faults/test_http_bounds.py",
+    "tests/faults/test_pipes.py",
+    "tests/test_cli.py",
+    "tests/faults/test_clients.py",
+)
+"""Files that take the best part of a minute and more, the longest first: `scripts/test` hands files
+out whole and in this order, so that none of these is what everybody waits for at the end."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
     missing = set(filter(None, os.environ.get("TEST_MISSING", "").split(",")))
     for item in items:
         for reason in _lacking(item, missing):
             item.add_marker(pytest.mark.skip(reason=f"missing: {reason}"))
+
+
+def _place(item: pytest.Item) -> int:
+    file = item.nodeid.partition("::")[0]
+    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
 
 
 def _lacking(item: pytest.Item, missing: set[str]) -> Iterator[str]:

@@ -20,6 +20,7 @@ import anyio
 import psutil
 import pytest
 
+from sessionproxy.backends import stdio
 from sessionproxy.backends.containment import RUNGS, available, chosen, guarded, namespaces
 from sessionproxy.backends.containment.cgroups import (
     Bounds,
@@ -99,14 +100,17 @@ async def none_left(state_dir: Path, family: Family, *, within: float) -> None:
 
 
 @pytest.mark.parametrize("rung", HERE)
-async def test_a_deleted_session_leaves_no_process(rung: str) -> None:
+async def test_a_deleted_session_leaves_no_process(
+    rung: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DESIGN 5.6, F17-F20: detached ones too; one that hid from the start on the sure rungs."""
+    monkeypatch.setattr(stdio, "TERM_GRACE", 0.2)
     family = Family()
     async with session(scripted(**STUBBORN), containment=rung, stop_grace=0.1) as (proxy, client):
         await client.do(*family.steps(stray=rung in SURE))
         assert len(left(proxy.state_dir, family)) >= 4
         await client.delete()
-        await none_left(proxy.state_dir, family, within=5 * (0.1 + 5 + 1))
+        await none_left(proxy.state_dir, family, within=5 * (0.1 + 0.2 + 1))
         await until(lambda: proxy.session_dirs() == [])
 
 

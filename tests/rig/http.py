@@ -1,6 +1,7 @@
 """A thin client for streamable HTTP, for tests: it hides nothing and mends nothing.
 
-`connect` opens a session the way a handshake client does. Every wait is bounded by `PATIENCE`.
+`connect` opens a session the way a handshake client does. Every wait is bounded by `PATIENCE`,
+unless a test says how patient its client is.
 Neighbours: `tests.rig.scripted` takes the steps that `Client.do` sends.
 """
 
@@ -42,8 +43,10 @@ class Event:
 class Incoming:
     """An answer while it arrives: JSON or events, both read as messages."""
 
-    def __init__(self, response: httpx2.Response) -> None:
+    def __init__(self, response: httpx2.Response, *, patience: float | None = None) -> None:
+        """`patience`: seconds that the next of it may take; else `PATIENCE`."""
         self.response = response
+        self.patience = PATIENCE if patience is None else patience
         self.events: list[Event] = []
         """Those read so far, also the empty ones."""
         self.comments = 0
@@ -67,7 +70,7 @@ class Incoming:
 
     async def event(self) -> Event:
         """Return the next event. Raises: EndOfStream."""
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(self.patience):
             while True:
                 block = await self._block()
                 fields = dict(_field(line) for line in block.split(b"\n"))
@@ -90,7 +93,7 @@ class Incoming:
     async def message(self) -> Json:
         """Return the next message. Raises: EndOfStream."""
         if not self.is_stream:
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(self.patience):
                 message = json.loads(await self.response.aread())
         else:
             while not (event := await self.event()).data:
@@ -126,7 +129,7 @@ class Incoming:
 
     async def comment(self) -> None:
         """Wait for one more comment. Raises: EndOfStream."""
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(self.patience):
             while b"data" in dict(_field(line) for line in (await self._block()).split(b"\n")):
                 pass
         self.comments += 1
@@ -151,12 +154,15 @@ class Client:
         *,
         version: str = VERSION,
         headers: Mapping[str, str] | None = None,
+        patience: float | None = None,
     ) -> None:
-        """`headers` are sent along with every request."""
+        """`headers` are sent along with every request. `patience`: seconds for each answer, and for
+        each piece of one that is a stream; else `PATIENCE`."""
         self.http = http
         self.url = url
         self.version = version
         self.more = headers or {}
+        self.patience = PATIENCE if patience is None else patience
         self.id = ""
         self.opened: Json = {}
         """The answer to `initialize`."""
@@ -171,7 +177,11 @@ class Client:
     def also(self, **headers: str) -> Self:
         """Return the same session with more headers; underscores in their names become dashes."""
         client = type(self)(
-            self.http, self.url, version=self.version, headers={**self.more, **_dashed(headers)}
+            self.http,
+            self.url,
+            version=self.version,
+            headers={**self.more, **_dashed(headers)},
+            patience=self.patience,
         )
         client.id = self.id
         return client
@@ -181,7 +191,7 @@ class Client:
     async def send(self, method: str, body: object = b"", **headers: str) -> httpx2.Response:
         """Send one HTTP request; underscores in the names of `headers` become dashes."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(self.patience):
             return await self.http.request(
                 method, self.url, content=content, headers={**self.headers, **_dashed(headers)}
             )
@@ -263,10 +273,10 @@ class Client:
         sent = self.http.build_request(
             method, self.url, content=content, headers={**self.headers, **(more or {})}
         )
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(self.patience):
             response = await self.http.send(sent, stream=True)
         try:
-            yield Incoming(response)
+            yield Incoming(response, patience=self.patience)
         finally:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
@@ -310,11 +320,15 @@ async def http() -> AsyncGenerator[httpx2.AsyncClient]:
 
 @asynccontextmanager
 async def connect(
-    url: str, *, version: str = VERSION, capabilities: Json | None = None
+    url: str,
+    *,
+    version: str = VERSION,
+    capabilities: Json | None = None,
+    patience: float | None = None,
 ) -> AsyncGenerator[Client]:
     """Open a session; on exit the connections close, and the session is left to itself."""
     async with http() as pool:
-        client = Client(pool, url, version=version)
+        client = Client(pool, url, version=version, patience=patience)
         response = await client.initialize(capabilities=capabilities)
         assert response.status_code == 200, response.text
         assert client.id, response.text
