@@ -18,6 +18,7 @@ from .backends import (
     Template,
     factory_of,
 )
+from .backends.parts import Stand
 from .config import (
     Affinity,
     Carrier,
@@ -32,7 +33,6 @@ from .core.manager import Limits
 from .core.ports import Launcher
 from .core.reaper import Ages
 from .servers import NO_RULES, Configuration, Rules, Server, read_configuration
-from .wire import Bytes
 
 Fronted: TypeAlias = "Sequence[str] | InProcess | Configuration | Plan"
 """What a session's backend is made of: a command with its arguments, a server of the SDK that runs
@@ -66,13 +66,8 @@ class Custom(Protocol):
 
 
 @runtime_checkable
-class StandsIn(Custom, Protocol):
-    """Backends that have names for what other servers of the same session have."""
-
-    def instead(self, method: str, params: Bytes | None) -> Bytes | None:
-        """Return the parameters of the request that another server is to be sent instead of this
-        one; None: it is for this server."""
-        ...
+class StandsIn(Custom, Stand, Protocol):
+    """Backends that are such."""
 
 
 Source: TypeAlias = "Template | Target | InProcess | Custom"

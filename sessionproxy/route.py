@@ -95,8 +95,7 @@ class Route(anyio.AsyncContextManagerMixin):
         self.backends: Launcher = self._around[-1]
         """Launches what a session has."""
         source = planned.source
-        self.instead: Stand | None = source.instead if isinstance(source, StandsIn) else None
-        """Says what is another server's of the same session."""
+        self.stand: Stand | None = source if isinstance(source, StandsIn) else None
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:

@@ -28,7 +28,7 @@ from ..wire import Bytes
 from ..wire.envelope import LOG_LEVELS, text
 from .introduction import Introduction
 from .lists import Lists, none_of
-from .names import KINDS, Reference, reference_of
+from .names import KINDS, RESOURCES, TEMPLATES, Reference, could_be, reference_of
 from .names import Kind as Component
 from .parts import Member, Part
 from .renamed import UPDATED, unknown
@@ -113,7 +113,8 @@ class Composite:
             )
             for member in launcher.members
         }
-        self._lists = Lists(self.parts, self._send)
+        self._stands = [s for s in (m.stand for m in launcher.members) if s is not None]
+        self._lists = Lists(self.parts, self._send, hides=self._hides)
         self._is_over = False
         # Changes with what the client sends.
         self._inner: dict[Exchange, list[tuple[Part, Exchange]]] = {}
@@ -198,14 +199,18 @@ class Composite:
         params: Bytes | None,
         without: Part | None = None,
     ) -> None:
-        """`without`: it is for another one."""
-        found = self._candidates(reference, without)
+        """`without`: it is for another one, by whatever name."""
+        hidden = without is None and self._hides(*reference)
+        found = [] if hidden else self._candidates(reference, without)
         if not found:
             exchange.settle(unknown(exchange, reference))
         elif len(found) > 1 or found[0][0].names.must_list(reference.kind, found[0][1]):
             self._begin(exchange, self._request_listed, reference, params, without)
         else:
             self._request_original(exchange, *found[0], params)
+
+    def _hides(self, kind: Component, name: str) -> bool:
+        return any(stand.hides(kind, name) for stand in self._stands)
 
     def _candidates(
         self, reference: Reference, without: Part | None = None
@@ -228,7 +233,8 @@ class Composite:
         params: Bytes | None,
         without: Part | None,
     ) -> None:
-        """Find out by their lists which server has it; the one of the longest prefix if none."""
+        """Find out by their lists which server has it; the one of the longest prefix if none. Of a
+        URI that is in no list those who have a template for it come first."""
         ran = [part for part in self.parts if part.is_ready]
         for part, original in self._candidates(reference, without):
             if not part.knows(reference.kind) or part.names.must_list(reference.kind, original):
@@ -236,12 +242,28 @@ class Composite:
         found = self._candidates(reference, without)
         having = [(p, original) for p, original in found if p.has(reference.kind, original)]
         untagged = [(p, o) for p, o in found if p.names.shows_unlisted(reference.kind, o)]
-        likely = having or sorted(untagged, key=lambda each: -len(each[0].names.prefix))
+        untagged.sort(key=lambda each: -len(each[0].names.prefix))
+        if not having and reference.kind is RESOURCES:
+            having = await self._with_template(exchange, untagged, params)
+        likely = having or untagged
         if not likely:
             self._settle(exchange, unknown(exchange, reference))
         elif exchange.outcome is None:
             part, original = likely[0]
             self._request_original(exchange, part, original, params, ran=part in ran)
+
+    async def _with_template(
+        self, exchange: Exchange, found: Sequence[tuple[Part, str]], params: Bytes | None
+    ) -> list[tuple[Part, str]]:
+        """Return those who have a template that a URI may be made by."""
+        for part, _ in found:
+            if not part.knows(TEMPLATES):
+                await self._learn(exchange, part, TEMPLATES, params)
+        return [
+            (part, uri)
+            for part, uri in found
+            if any(could_be(uri, template) for template in part.known(TEMPLATES))
+        ]
 
     async def _learn(
         self, exchange: Exchange, part: Part, kind: Component, params: Bytes | None
@@ -261,7 +283,8 @@ class Composite:
         *,
         ran: bool = False,
     ) -> None:
-        instead = part.member.instead(exchange.method, params)
+        stand = part.member.stand
+        instead = None if stand is None else stand.instead(exchange.method, params)
         other = None if instead is None else reference_of(exchange.method, instead)
         if other is not None:
             self._request_named(exchange, other, instead, without=part)

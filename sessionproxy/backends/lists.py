@@ -44,9 +44,13 @@ class Send(Protocol):
 class Lists:
     """Of the servers of one session."""
 
-    def __init__(self, parts: Sequence[Part], send: Send) -> None:
+    def __init__(
+        self, parts: Sequence[Part], send: Send, *, hides: Callable[[Kind, str], bool]
+    ) -> None:
+        """`hides`: tells what is to be in no list, by the name that it would have in front."""
         self._parts = parts
         self._send = send
+        self._hides = hides
 
     async def together(self, exchange: Exchange, kind: Kind, params: Bytes | None) -> bytes:
         """Return the result of a request for a list.
@@ -69,12 +73,21 @@ class Lists:
             raise none_of([failed[part] for part in self._parts])
         for part, error in failed.items():
             logger.warning("%s is missing from %s: %s", part.name, kind.method, error)
-        items = _without_doubles(kind, [i for part in self._parts for i in found.get(part, ())])
+        items = self._shown(kind, [i for part in self._parts for i in found.get(part, ())])
         fields: dict[str, Bytes] = {kind.member: msgspec.json.encode(items)}
         if failed:
             reasons = {part.name: str(error) for part, error in failed.items()}
             fields["_meta"] = msgspec.json.encode({UNAVAILABLE_KEY: reasons})
         return wire.rebuilt(fields)
+
+    def _shown(self, kind: Kind, items: Sequence[Raw]) -> list[Raw]:
+        """Return the items; of two with one name the first, which is also the one that is used."""
+        found: dict[str, Raw] = {}
+        for item in items:
+            name = text(wire.member(item, kind.key)) or ""
+            if name not in found and not self._hides(kind, name):
+                found[name] = item
+        return list(found.values())
 
     async def of(
         self, exchange: Exchange, part: Part, kind: Kind, params: Bytes | None
@@ -134,11 +147,3 @@ def none_of(failures: Sequence[ProxyError]) -> ProxyError:
     failure = failures[0].fresh()
     failure.server, failure.args = "", (" ".join(str(each) for each in failures),)
     return failure
-
-
-def _without_doubles(kind: Kind, items: Sequence[Raw]) -> list[Raw]:
-    """Return the items; of two with one name the first, which is also the one that is used."""
-    found: dict[str, Raw] = {}
-    for item in items:
-        found.setdefault(text(wire.member(item, kind.key)) or "", item)
-    return list(found.values())

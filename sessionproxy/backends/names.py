@@ -21,6 +21,9 @@ from ..wire.envelope import text
 MAX_TAGGED: Final = 10_000
 """Components of one server whose tags are kept; the one listed first goes first."""
 
+_EXPRESSION: Final = re.compile(r"\{[^{}]*\}")
+"""Of a URI template."""
+
 _URI: Final = re.compile(r"([^:]+://)(.*)", re.DOTALL)
 """Scheme and rest; a template is no valid URI, but looks like one as far as this goes."""
 
@@ -91,6 +94,23 @@ def page_of(params: Bytes | None, cursor: Bytes | None) -> bytes:
     if meta:
         fields["_meta"] = wire.rebuilt(meta)
     return wire.rebuilt(fields)
+
+
+def could_be(uri: str, template: str) -> bool:
+    """Return whether a URI may be one that a template makes (RFC 6570): its fixed parts are there,
+    in order. What stands between is not looked at."""
+    first, *others = _EXPRESSION.split(template)
+    if not others:
+        return uri == first
+    if not uri.startswith(first):
+        return False
+    at, last = len(first), others.pop()
+    for part in others:
+        found = uri.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return uri.endswith(last) and len(uri) - len(last) >= at
 
 
 class Names:

@@ -8,10 +8,10 @@ Neighbours: `backends.composite` is the whole; `backends.tapped` hands it what t
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from math import ceil
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import anyio
 import msgspec
@@ -63,13 +63,17 @@ _CAPABILITY: Final = {
 _OVER: Final = (SessionState.ENDING, SessionState.CLOSED)
 
 
-Stand: TypeAlias = Callable[[str, Bytes | None], Bytes | None]
-"""Given method and parameters of a request, returns the parameters of that which another server is
-to be sent instead; None: it stays."""
+class Stand(Protocol):
+    """A server that has names for what others of the same session have."""
 
+    def instead(self, method: str, params: Bytes | None) -> Bytes | None:
+        """Return the parameters of the request that another server is to be sent instead of this
+        one; None: it is for this server."""
+        ...
 
-def _as_it_is(method: str, params: Bytes | None) -> Bytes | None:
-    return None
+    def hides(self, kind: Kind, name: str) -> bool:
+        """Return whether nobody is to see or use what has this name in front, whosever it is."""
+        ...
 
 
 class Member:
@@ -81,11 +85,10 @@ class Member:
     spares: SessionManager
     """Of its parts in what is no client's: they take up nobody's place."""
 
-    def __init__(self, name: str, names: Names, *, instead: Stand | None = None) -> None:
-        """`instead`: says which requests another server of the session is to be sent."""
+    def __init__(self, name: str, names: Names, *, stand: Stand | None = None) -> None:
         self.name = name
         self.names = names
-        self.instead: Stand = instead or _as_it_is
+        self.stand = stand
         self.capabilities: Mapping[str, Raw] | None = None
         """As it was met last, by whomever; None: it was not."""
         self._instructions: OrderedDict[str, str | None] = OrderedDict()

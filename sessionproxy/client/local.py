@@ -16,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
 from .. import wire
+from ..backends.names import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind
 from ..core.background import Work
 from ..core.exchange import FAULTY, Exchange, Outcome
 from ..core.reach import reaching
@@ -101,6 +102,20 @@ class Components:
             return None
         return wire.with_member(params, key, msgspec.json.encode(found[1]))
 
+    def hides(self, kind: Kind, name: str) -> bool:
+        """Return whether a copy that was disabled has this name, or is the template of this URI."""
+        copies: Mapping[str, Mapping[str, Component[Any]]] = {
+            TOOLS.method: self.tools,
+            PROMPTS.method: self.prompts,
+            RESOURCES.method: self.resources,
+            TEMPLATES.method: self.templates,
+        }
+        found = copies.get(kind.method, {}).get(name)
+        if found is None and kind is RESOURCES:
+            made = self._template_of(name, enabled=False)
+            found = None if made is None else made[0]
+        return found is not None and not found.enabled
+
     def _completed_instead(self, params: Bytes | None) -> Bytes | None:
         ref = wire.member(params, "ref")
         prompt = self.prompts.get(text(wire.member(ref, "name")) or "")
@@ -125,14 +140,17 @@ class Components:
             return made[0], made[0].expand(made[1])
         return None if component is None else (component, component.backend_name)
 
-    def _template_of(self, uri: str) -> tuple[ProxyTemplate, dict[str, Any]] | None:
-        """Return the template that a URI is of, and its arguments."""
+    def _template_of(
+        self, uri: str, *, enabled: bool = True
+    ) -> tuple[ProxyTemplate, dict[str, Any]] | None:
+        """Return the template that a URI is of, and its arguments. `enabled`: or is not."""
         from mcp.shared.uri_template import UriTemplate
 
         for template in self.templates.values():
-            matched = UriTemplate.parse(template.key).match(uri) if template.enabled else None
-            if matched is not None:
-                return template, matched
+            if template.enabled is enabled:
+                matched = UriTemplate.parse(template.key).match(uri)
+                if matched is not None:
+                    return template, matched
         return None
 
     async def run(self, method: str, params: Bytes | None) -> BaseModel | None:

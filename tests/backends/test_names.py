@@ -16,6 +16,7 @@ from sessionproxy.backends.names import (
     TOOLS,
     Names,
     Reference,
+    could_be,
     page_of,
     reference_of,
 )
@@ -211,3 +212,26 @@ def test_a_page_is_asked_for_with_the_meta_of_the_request_it_is_for() -> None:
     params = encoded({"name": "x", "_meta": {"progressToken": 1, "trace": 2}})
     assert json.loads(page_of(params, b'"c"')) == {"cursor": "c", "_meta": {"trace": 2}}
     assert page_of(None, None) == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("uri", "template", "may_be"),
+    [
+        ("note://one", "note://{name}", True),
+        ("note://one/part?page=2", "note://{name}/part{?page,size}", True),
+        ("note://one/part", "note://{name}/part{?page,size}", True),
+        ("note://part", "note://{name}/part", False),
+        ("word://one", "note://{name}", False),
+        ("note://a/x/b", "note://{a}/b/{c}", False),
+        ("note://ab", "note://a{x}b", True),
+        ("note://a", "note://a{x}a", False),
+        ("note://one", "note://one", True),
+        ("note://one!", "note://one", False),
+        ("a" * 100_000, "{x}b" * 1_000, False),
+    ],
+)
+def test_a_uri_may_be_of_a_template_whose_fixed_parts_it_has(
+    uri: str, template: str, may_be: bool
+) -> None:
+    """RFC 6570; and in time that grows with the length alone."""
+    assert could_be(uri, template) is may_be

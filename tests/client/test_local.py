@@ -4,10 +4,21 @@ from typing import Any
 
 import mcp_types as types
 import pytest
+from mcp import MCPError
+from mcp.server.mcpserver import MCPServer
 
-from sessionproxy import ProxyClient, ProxyPrompt, ProxyResource, ProxyTemplate, ProxyTool
+from sessionproxy import (
+    ProxyClient,
+    ProxyPrompt,
+    ProxyResource,
+    ProxyTemplate,
+    ProxyTool,
+    Sessions,
+    create_proxy,
+)
 from sessionproxy.client.components import Component
 from sessionproxy.client.local import Components
+from tests.parity.rig import fronts, names_of, text_of, texts_of
 
 CLIENT = ProxyClient(["true"])
 OTHER = ProxyClient(["true"])
@@ -107,3 +118,97 @@ async def test_a_resource_that_a_template_made_needs_no_server() -> None:
     components.add(resource)
     result = await components.run("resources/read", b'{"uri":"note://one"}')
     assert isinstance(result, types.ReadResourceResult)
+
+
+TEXTS = {"note://one": "the first", "word://hi": "hi"}
+
+
+def reading() -> MCPServer[Any]:
+    """A server with a tool, a prompt, a resource and templates."""
+    server = MCPServer[Any]("reading")
+
+    @server.tool()
+    def count() -> str:
+        return "counted"
+
+    @server.prompt()
+    def greet() -> str:
+        return "Hello"
+
+    @server.resource("note://one")
+    def one() -> str:
+        return TEXTS["note://one"]
+
+    @server.resource("word://{word}")
+    def word(word: str) -> str:
+        return word
+
+    assert all((count, greet, one, word))
+    return server
+
+
+@pytest.mark.parametrize("sessions", ["frontend", "request", "shared"])
+async def test_a_template_is_read_beside_local_components(
+    state: dict[str, Any], sessions: Sessions
+) -> None:
+    """PARITY 12: of several servers without prefixes, the one that has a template for a URI."""
+    made = create_proxy(reading(), sessions=sessions, **state)
+    made.mount(MCPServer("nothing"))
+
+    @made.tool
+    def local() -> str:
+        return "local"
+
+    @made.resource("mine://{what}")
+    def mine(what: str) -> str:
+        return f"my {what}"
+
+    assert all((local, mine))
+    texts = {**TEXTS, "mine://own": "my own"}
+    async with made:
+        for uri, text in texts.items():
+            assert texts_of(await made.read_resource(uri)) == [text]
+        with pytest.raises(MCPError):
+            await made.read_resource("nobody://knows")
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_a_disabled_copy_hides_what_it_is_a_copy_of(state: dict[str, Any], mode: str) -> None:
+    """PARITY 38: from lists, and from whoever knows its name; another copy may go on using it."""
+    made = create_proxy(reading(), **state)
+    async with made:
+        tool = await made.get_tool("count")
+        prompt = await made.get_prompt_component("greet")
+        resource = await made.get_resource("note://one")
+        template = await made.get_resource_template("word://{word}")
+    assert tool is not None
+    assert prompt is not None
+    assert resource is not None
+    assert template is not None
+    hidden = tool.copy(), prompt.copy(), resource.copy(), template.copy()
+    for each in hidden:
+        each.disable()
+    made.add_tool(hidden[0])
+    made.add_tool(tool.copy(name="other"))
+    made.add_prompt(hidden[1])
+    made.add_resource(hidden[2])
+    made.add_template(hidden[3])
+    async with fronts(made, mode=mode) as client:
+        assert await names_of(client) == ["other"]
+        assert (await client.list_prompts()).prompts == []
+        assert (await client.list_resources()).resources == []
+        assert (await client.list_resource_templates()).resource_templates == []
+        assert text_of(await client.call_tool("other", {})) == "counted"
+        with pytest.raises(MCPError, match="count"):
+            await client.call_tool("count", {})
+        with pytest.raises(MCPError, match="greet"):
+            await client.get_prompt("greet")
+        for uri in TEXTS:
+            with pytest.raises(MCPError, match="not found"):
+                await client.read_resource(uri)
+    for each in hidden:
+        each.enable()
+    async with fronts(made, mode=mode) as client:
+        assert await names_of(client) == ["count", "other"]
+        assert text_of(await client.call_tool("count", {})) == "counted"
+        assert texts_of(await client.read_resource("word://hi")) == ["hi"]
