@@ -17,6 +17,9 @@ class ProxyError(Exception):
     server: str = ""
     """Of several servers, the one that it was."""
 
+    of_caller: bool = False
+    """It came of who has asked, and others may fare better."""
+
     def __str__(self) -> str:
         return self.of_server(super().__str__())
 
@@ -372,8 +375,6 @@ class BackendRefused(BackendError):
 
     reason = "backend_refused"
     executed: bool | None = False
-    of_credential = False
-    """It was for the credential, which may be one caller's alone."""
 
 
 class BackendFailed(BackendError):

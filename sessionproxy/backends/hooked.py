@@ -7,6 +7,7 @@ Neighbours: `core.hooks` is what hooks see; `assembly` puts this behind the sess
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Final, Self
 
@@ -14,9 +15,9 @@ import anyio
 
 from .. import wire
 from ..core.background import Background, Work
-from ..core.between import Around, Between, instead_of, is_nobodys
+from ..core.between import Around, Between, instead_of
 from ..core.exchange import FAULTY, Exchange, Outcome
-from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result
+from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result, request_of
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
 from ..core.reach import Scope, keep_in, reaching
@@ -70,8 +71,7 @@ class Hooked(Between):
         super().__init__(upstream)
         self._hooks = hooks
         self._background = background
-        self._server = identity.server
-        self._owner = None if is_nobodys(upstream) else identity.owner
+        self._identity = identity
         self._label = label
         self.scope: Scope = Scope()
         """What hooks keep for this session, and what is behind them too."""
@@ -80,13 +80,7 @@ class Hooked(Between):
         """For each that has not come back: a hook may send more than one, or wait for none."""
 
     def request(self, exchange: Exchange) -> None:
-        request = Request(
-            exchange.method,
-            None if exchange.params is None else bytes(exchange.params),
-            server=self._server,
-            owner=self._owner,
-            session=self._label,
-        )
+        request = request_of(exchange, self._identity, self._label, self.upstream)
         work = self._running[exchange] = Work()
         keep_in(exchange.context, self.scope)
         token = progress_token(exchange.params)
@@ -134,6 +128,7 @@ class Hooked(Between):
         if exchange not in self._running:  # its hooks are done, and so is it
             raise RequestCancelled("The request was cancelled.")
         inner = instead_of(exchange, request.method, request.raw, answered)
+        inner.context = copy_context()  # what hooks have set is to be seen behind them
         sent = self._sent.setdefault(exchange, [])
         sent.append(inner)
         self.backend.request(inner)

@@ -23,8 +23,9 @@ import msgspec
 from .. import wire
 from ..core.context import inside
 from ..core.exchange import Exchange, Outcome
+from ..core.hooks import current_request, request_of
 from ..core.latch import Latch
-from ..core.ports import Upstream
+from ..core.ports import Identity, Upstream
 from ..core.reach import Scope, reaching
 from ..core.relay import Relay
 from ..errors import BackendBusy, Exit
@@ -86,6 +87,7 @@ class Hosted:
     def __init__(
         self,
         factory: Factory,
+        identity: Identity,
         label: str,
         upstream: Upstream,
         *,
@@ -98,6 +100,7 @@ class Hosted:
         common with other runs."""
         self._factory = factory
         self._lifespans = lifespans
+        self._identity = identity
         self._label = label
         self._upstream = upstream
         self.scope: Scope = Scope()
@@ -137,6 +140,8 @@ class Hosted:
         if exchange is not None:
             self._asked[exchange.backend_id] = exchange
             reaching(context, self._upstream, exchange, self.scope, exchange.client_token)
+            request = request_of(exchange, self._identity, self._label, self._upstream)
+            context.run(current_request.set, request)
         self._unread_messages += 1
         self._unread_bytes += len(message)
         context.run(inside.set, self._context.get(inside, ()))

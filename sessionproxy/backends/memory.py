@@ -67,6 +67,7 @@ class MemoryLauncher(anyio.AsyncContextManagerMixin):
         context = self._background.context()
         hosted = Hosted(
             self._factory,
+            identity,
             label,
             upstream,
             max_line=self._max_line,

@@ -19,6 +19,7 @@ from .. import wire
 from ..backends.names import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind
 from ..core.background import Work
 from ..core.exchange import FAULTY, Exchange, Outcome
+from ..core.hooks import current_request, request_of
 from ..core.reach import reaching
 from ..errors import BackendGone, ProxyError
 from ..version import VERSION
@@ -231,8 +232,10 @@ class Local:
 
     def _context_of(self, exchange: Exchange) -> Context:
         token = progress_token(exchange.params)
-        context = exchange.context.copy()
-        return reaching(context, self._given.upstream, exchange, self._given.scope, token)
+        context, given = exchange.context.copy(), self._given
+        request = request_of(exchange, given.identity, given.label, given.upstream)
+        context.run(current_request.set, request)
+        return reaching(context, given.upstream, exchange, given.scope, token)
 
     async def _run(self, exchange: Exchange, params: Bytes | None, work: Work) -> None:
         outcome = Outcome(failure=BackendGone("The request was cut off."))

@@ -16,9 +16,9 @@ from cachetools import TTLCache
 from ..backends.share import Share, SharedBackend
 from ..config import Settings
 from ..core.background import Work
-from ..core.between import Between, instead_of, is_nobodys
+from ..core.between import Between, instead_of
 from ..core.exchange import Exchange, Outcome
-from ..core.hooks import Request, current_request
+from ..core.hooks import RequestFailed, current_request, request_of
 from ..core.latch import Latch
 from ..core.reach import Scope, reaching
 from ..errors import BackendGone, Exit, ProxyError
@@ -69,8 +69,8 @@ class ProxyProvider:
 
     def __init__(self, client_factory: ClientFactory, *, cache_ttl: float = CACHE_TTL) -> None:
         """`client_factory`: a function, or a coroutine function, that returns the client to use; it
-        is called for every request, which `current_request` has for it. `cache_ttl`: seconds; 0:
-        nothing is kept."""
+        is called for every request, which `current_request` has for it; it refuses one by
+        raising `RequestFailed`. `cache_ttl`: seconds; 0: nothing is kept."""
         self.client_factory = client_factory
         self.cache_ttl = cache_ttl
         self._lists = TTLCache[tuple[str, int], list[Any]](MAX_LISTS, ttl=cache_ttl)
@@ -222,17 +222,10 @@ class Provided(Between):
         token = progress_token(exchange.params)
         context = exchange.context.copy()
         reaching(context, self.upstream, exchange, self._given.scope, token)
-        context.run(current_request.set, self._as_hooks_see_it(exchange))
+        given = self._given
+        request = request_of(exchange, given.identity, given.label, given.upstream)
+        context.run(current_request.set, request)
         return context
-
-    def _as_hooks_see_it(self, exchange: Exchange) -> Request:
-        return Request(
-            exchange.method,
-            None if exchange.params is None else bytes(exchange.params),
-            server=self._given.identity.server,
-            owner=None if is_nobodys(self.upstream) else self._given.identity.owner,
-            session=self._given.label,
-        )
 
     async def _work(self, exchange: Exchange, inner: Exchange, work: Work) -> None:
         async def serve() -> None:
@@ -248,11 +241,13 @@ class Provided(Between):
 
         try:
             await work.run(serve)
+        except RequestFailed as error:
+            inner.settle(Outcome(error=error.raw))
         except ProxyError as error:
-            inner.settle(Outcome(failure=error.with_traceback(None)))
+            inner.settle(_of_caller(error))
         except Exception:  # a factory is not ours: it fails the one request
             logger.exception("%r: its client could not be had", exchange)
-            inner.settle(Outcome(failure=BackendGone("The client could not be had.")))
+            inner.settle(_of_caller(BackendGone("The client could not be had.")))
         finally:
             inner.settle(Outcome(failure=BackendGone("The request was cut off.")))
             self._works.pop(exchange, None)
@@ -306,6 +301,13 @@ class Provided(Between):
             self.cancel(exchange, None)
         for part in tuple(self._shares.values()):
             self._leave(part)
+
+
+def _of_caller(error: ProxyError) -> Outcome:
+    """Return the failure of a client that may well be one user's alone: others have their own."""
+    failure = error.fresh()
+    failure.of_caller = True
+    return Outcome(failure=failure)
 
 
 class Part(Handled):

@@ -11,6 +11,9 @@ from typing import Any, Self, cast
 import msgspec
 
 from ..wire import Bytes
+from .between import is_nobodys
+from .exchange import Exchange
+from .ports import Identity, Upstream
 
 
 class Request:
@@ -34,14 +37,20 @@ class Request:
         self.server: str = server
         """Name of the server, or servers, that it is for: the route."""
         self.owner: str | None = owner
-        """Whose it is: the user's name, or `local`. None: the proxy's own, which asks what there
-        is before a client needs to know."""
+        """Whose it is, as logs have it: issuer and name (`static ann`, of a token file), `local` or
+        `anonymous`. None: the proxy's own, which asks what there is before a client needs to
+        know."""
         self.session: str = session
         """Names the session as the log does. Not its id, which is a secret."""
         self._params = params
 
     def __repr__(self) -> str:
         return f"<Request {self.method} of session {self.session}>"
+
+    @property
+    def user(self) -> str | None:
+        """The name of the user whose it is; None: users are not known, or it is the proxy's own."""
+        return (self.owner or "").partition(" ")[2] or None
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -66,6 +75,17 @@ class Request:
             session=self.session,
             params=params,
         )
+
+
+def request_of(exchange: Exchange, identity: Identity, label: str, upstream: Upstream) -> Request:
+    """Return a client's request as the user's code is to see it. `upstream`: of its backend."""
+    return Request(
+        exchange.method,
+        None if exchange.params is None else bytes(exchange.params),
+        server=identity.server,
+        owner=None if is_nobodys(upstream) else identity.owner,
+        session=label,
+    )
 
 
 class Result:
@@ -118,8 +138,8 @@ class RequestFailed(Exception):
 
 
 current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
-"""The request that a provider's factory is to return a client for: by it the factory says who has
-which backend. None: for none, or elsewhere."""
+"""The request that the present code works for, in a tool of this process, or in the factory of a
+provider, which says by it who has which backend. None: for none, or elsewhere."""
 
 CallNext = Callable[[Request], Awaitable[Result]]
 """Forwards a request and returns its result. Raises: RequestFailed: it was answered with an error;

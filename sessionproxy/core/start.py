@@ -12,7 +12,6 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..errors import (
     BackendGone,
-    BackendRefused,
     BackendStartFailed,
     InitializeRefused,
     ProxyError,
@@ -124,10 +123,13 @@ def _introduction(opening: Opening, outcome: Outcome) -> Bytes:
 
 def not_started(why: ProxyError) -> BackendStartFailed:
     """Return what to tell of a backend that failed over its first request."""
-    how = why.exit if isinstance(why, BackendGone) else None
-    failure = BackendStartFailed(f"The backend did not start: {why}", how)
+    if isinstance(why, BackendStartFailed):
+        failure = why.fresh()
+    else:
+        how = why.exit if isinstance(why, BackendGone) else None
+        failure = BackendStartFailed(f"The backend did not start: {why}", how)
     # The route must not rest for everybody because of one caller.
-    failure.counted = isinstance(why, BackendRefused) and why.of_credential
+    failure.counted = why.of_caller
     return failure
 
 

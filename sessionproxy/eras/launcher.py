@@ -25,7 +25,7 @@ from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
 from ..core.start import not_started
 from ..core.timers import Timers
-from ..errors import BackendRefused, InitializeRefused
+from ..errors import InitializeRefused
 from ..wire import HANDSHAKE_VERSIONS, MODERN_VERSIONS, Envelope, code_of
 from ..wire.welcome import discover_params, initialize_params
 from .rounds import Rounds
@@ -255,7 +255,7 @@ async def _asked(backend: Backend, opening: Opening) -> Outcome | None:
         found = await answer.outcome()
         tasks.cancel_scope.cancel()
     failure = None if found is None else found.failure
-    if isinstance(failure, BackendRefused) and failure.of_credential:
+    if failure is not None and failure.of_caller:
         raise not_started(failure)
     return None if failure is not None else found
 

@@ -47,7 +47,7 @@ class ToHandshake:
         self.turns: Turns = Turns(timers)
         self._identity = identity
         self._life = life
-        self._upstream = upstream
+        self.upstream = upstream
         self._rounds = rounds
         # Known once the backend has answered `initialize`.
         self._server: bytes | None = None
@@ -218,7 +218,7 @@ class ToHandshake:
         if call is not None and call.may_ask:
             ask.decline(undeclared(ask.method, lacking(ask, call.envelope)))
         else:
-            self._upstream.ask(ask, None)  # to clients that listen; with none there, as DESIGN 9
+            self.upstream.ask(ask, None)  # to clients that listen; with none there, as DESIGN 9
 
     def _place(self, ask: Ask, exchange: Exchange | None = None) -> bool:
         """Put a question to the request that it belongs to, or else to the newest whose client can
@@ -230,7 +230,7 @@ class ToHandshake:
             return False
         call = _call_of(best)
         if call is None:
-            self._upstream.ask(ask, best)
+            self.upstream.ask(ask, best)
         else:
             call.ask(ask)
         return True
@@ -239,19 +239,19 @@ class ToHandshake:
         if isinstance(ask.sink, Call):
             ask.sink.withdraw(ask)
         else:
-            self._upstream.withdraw(ask, params)
+            self.upstream.withdraw(ask, params)
 
     def notification(
         self, method: str, params: Bytes | None, encoded: bytes, exchange: Exchange | None
     ) -> None:
         call = _call_of(exchange)
         if wire.method_of(method).unrelated:
-            self._upstream.notification(method, params, encoded, None)
+            self.upstream.notification(method, params, encoded, None)
         elif call is not None:
             self._tell(Note(method, params, encoded), call)
         elif method != "notifications/message" or self._is_for_handshake(params):
             of = None if exchange is None or exchange.sink is UNHEARD else exchange
-            self._upstream.notification(method, params, encoded, of)
+            self.upstream.notification(method, params, encoded, of)
 
     def _tell(self, note: Note, call: Call) -> None:
         """Pass a notification on to a call; a log message to one that asked for such, if not to the
@@ -270,13 +270,13 @@ class ToHandshake:
         return self._clients_level is None or severity(level) >= severity(self._clients_level)
 
     def hold(self, exchange: Exchange) -> None:
-        self._upstream.hold(exchange)
+        self.upstream.hold(exchange)
 
     # -- the end -----------------------------------------------------------------------------------
 
     def ended(self, how: Exit) -> None:
         self._leave(BackendGone(f"The backend ended: {how}.", how))
-        self._upstream.ended(how)
+        self.upstream.ended(how)
 
     def close(self) -> None:
         """Keep nothing, and wait for nothing: the backend is being stopped."""
@@ -300,7 +300,7 @@ class ToHandshake:
         self.backend.cancel(call.inner, params)
 
     def deliver(self, note: Note, exchange: Exchange) -> None:
-        self._upstream.notification(note.method, note.params, note.encoded, exchange)
+        self.upstream.notification(note.method, note.params, note.encoded, exchange)
 
     def place(self, ask: Ask) -> bool:
         return self._place(ask)

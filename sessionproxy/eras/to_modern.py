@@ -51,7 +51,7 @@ class ToModern:
 
     def __init__(self, upstream: Upstream, timers: Timers) -> None:
         self.timers = timers
-        self._upstream = upstream
+        self.upstream = upstream
         self._driven: dict[Exchange, Driven] = {}
         self._client = envelope_of_initialize(None)
         """The handshake client that opened the session, if one did."""
@@ -116,7 +116,7 @@ class ToModern:
 
         def answered(outcome: Outcome) -> None:
             exchange.settle(outcome)
-            if outcome.result is not None and not is_nobodys(self._upstream):
+            if outcome.result is not None and not is_nobodys(self.upstream):
                 capabilities = _capabilities_of(outcome.result)
                 self._logs = "logging" in capabilities
                 self._subscription.hear_lists(capabilities)
@@ -172,10 +172,10 @@ class ToModern:
         outer.settle(outcome)
 
     def put(self, ask: Ask, outer: Exchange) -> None:
-        self._upstream.ask(ask, outer)
+        self.upstream.ask(ask, outer)
 
     def take_back(self, ask: Ask, params: Bytes | None) -> None:
-        self._upstream.withdraw(ask, params)
+        self.upstream.withdraw(ask, params)
 
     # -- from the backend --------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ class ToModern:
             exchange = exchange.sink.outer
         elif wire.method_of(method).unrelated:  # modern clients hear of it where they listen
             exchange = None
-        self._upstream.notification(method, params, encoded, exchange)
+        self.upstream.notification(method, params, encoded, exchange)
 
     def _hearing(self, params: Bytes | None, likely: Exchange) -> Exchange | None:
         """Return a request that asked for a log message: the likeliest, else the newest. None: it
@@ -226,10 +226,10 @@ class ToModern:
             fields.pop("_meta", None)
         lasting = wire.rebuilt(fields) if fields else None
         encoded = wire.encode_notification(method, lasting)
-        self._upstream.notification(method, lasting, encoded, None)
+        self.upstream.notification(method, lasting, encoded, None)
 
     def hold(self, exchange: Exchange) -> None:
-        self._upstream.hold(exchange)
+        self.upstream.hold(exchange)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ class ToModern:
         for driven in tuple(self._driven.values()):
             driven.lost(how)
         self.close()
-        self._upstream.ended(how)
+        self.upstream.ended(how)
 
     def close(self) -> None:
         """Do nothing more: the backend is being stopped."""

@@ -3,14 +3,22 @@
 import asyncio  # noqa: TID251 - a task of a user's, which nobody waits for
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 import pytest
+from mcp.server.mcpserver import MCPServer
 
 from sessionproxy.core.context import current_exchange
-from sessionproxy.core.hooks import CallNext, Request, RequestFailed, RequestHook, Result
+from sessionproxy.core.hooks import (
+    CallNext,
+    Request,
+    RequestFailed,
+    RequestHook,
+    Result,
+    current_request,
+)
 from sessionproxy.errors import BackendGone
 from sessionproxy.http.request import Receive, Scope, Send
 from tests.rig.embedded import Application, Embedded, embedded, until
@@ -385,3 +393,25 @@ async def test_what_a_hook_leaves_behind_changes_nothing(caplog: pytest.LogCaptu
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
+
+
+async def test_a_tool_of_this_process_knows_its_request_and_what_hooks_have_set() -> None:
+    """Hooks stand around it as middleware does: ContextVars that they set are seen behind them."""
+    server = MCPServer[Any]("who")
+
+    @server.tool()
+    async def who() -> dict[str, str | None]:
+        request = current_request.get()
+        assert request is not None
+        return {"user": USER.get(), "name": request.name, "owner": request.owner}
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        USER.set("set by a hook")
+        return await call_next(request)
+
+    assert callable(who)
+    async with embedded(server, request_hooks=[hook]) as proxy, connect(proxy.url) as client:
+        answer = await client.request("tools/call", {"name": "who", "arguments": {}})
+        found = answer["result"]["structuredContent"]
+        assert found == {"user": "set by a hook", "name": "who", "owner": "local"}
+        assert USER.get() == "nobody"

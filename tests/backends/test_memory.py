@@ -562,6 +562,7 @@ async def test_a_server_that_never_reads_is_sent_a_bounded_number_of_messages() 
     lifespans = Lifespans(Background(), lasting=True)
     hosted = Hosted(
         lowlevel,
+        Identity("default", "somebody", "key"),
         "test",
         Nobody(),
         max_line=1 << 20,
@@ -577,6 +578,7 @@ async def test_a_server_that_never_reads_is_sent_a_bounded_number_of_messages() 
     hosted.send(b"{}", Kind.RESPONSE)
     large = Hosted(
         lowlevel,
+        Identity("default", "somebody", "key"),
         "test",
         Nobody(),
         max_line=1 << 20,

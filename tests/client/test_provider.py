@@ -1,14 +1,23 @@
 """What a provider keeps, and for whom (PARITY 16, 66)."""
 
 import logging
-from typing import Any
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
 
 import anyio
 import pytest
 from mcp import Client, MCPError
 from mcp.server.mcpserver import Context, MCPServer
 
-from sessionproxy import ProxyClient, ProxyProvider, create_proxy, current_request
+from sessionproxy import (
+    ProxyClient,
+    ProxyProvider,
+    RequestFailed,
+    StatefulProxyClient,
+    create_proxy,
+    current_request,
+)
 from sessionproxy.client.launching import Given
 from sessionproxy.client.provider import Provided
 from sessionproxy.core.background import Background
@@ -17,10 +26,15 @@ from sessionproxy.core.exchange import Exchange
 from sessionproxy.core.memory import Opening
 from sessionproxy.core.ports import Identity
 from sessionproxy.core.reach import Scope
-from tests.parity.rig import complete, facts_of, fronted, fronts, text_of
-from tests.rig.embedded import until
+from sessionproxy.serve import protocol_of
+from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text_of
+from tests.rig.embedded import scripted, served, until
+from tests.rig.http import Client as Raw
+from tests.rig.http import http
 
 State = dict[str, Any]
+
+MODERN: Final = "2026-07-28"
 
 
 def growing() -> MCPServer[Any]:
@@ -238,6 +252,64 @@ async def test_a_share_that_comes_when_its_session_ends_is_given_back(
             came.set()
         await anyio.wait_all_tasks_blocked()
         assert tapped.sessions == 0
+
+
+async def test_a_factory_refuses_whom_it_wants_and_nobody_else_suffers(
+    state: State, tmp_path: Path
+) -> None:
+    """`ProxyProvider`: by `RequestFailed`; nor does a client that cannot be had count against the
+    others', of whom each has a server of its own (DESIGN 7: a route that rests, rests for all)."""
+    broken = ProxyClient(scripted(start=[{"exit": 3}]), **state)
+    seen: set[tuple[str | None, str | None]] = set()
+
+    def factory() -> ProxyClient:
+        request = current_request.get()
+        assert request is not None
+        seen.add((request.user, request.owner))
+        if request.user == "carol":
+            raise RequestFailed(-32010, "no such tenant")
+        return broken.new() if request.user == "dave" else stateful.new_stateful()
+
+    stateful = StatefulProxyClient(complete(), **state)
+    provider = create_proxy(ProxyProvider(factory), **state)
+    names = "ann", "carol", "dave"
+    tokens = tmp_path / "tokens"
+    lines = [f"{name} {sha256(name.encode()).hexdigest()}\n" for name in names]
+    await anyio.Path(tokens).write_text("".join(lines))
+    app = provider.http_app(token_file=str(tokens))
+    async with app.lifespan(), served(app, protocol=protocol_of(app, None)) as base, http() as pool:
+
+        def user(name: str) -> Raw:
+            headers = {"authorization": f"Bearer {name}"}
+            return Raw(pool, f"{base}/mcp", headers=headers)
+
+        for _ in range(6):
+            told = (await user("carol").initialize()).json()
+            assert told["error"] == {"code": -32010, "message": "no such tenant"}
+            assert "error" in (await user("dave").initialize()).json()
+        ann = user("ann")
+        assert (await ann.initialize()).status_code == 200
+        assert (await ann.do())["pid"]
+        await ann.delete()
+    assert seen - {(None, None)} == {(name, f"static {name}") for name in names}
+
+
+async def test_what_the_proxy_asks_on_its_own_account_has_no_owner(state: State) -> None:
+    """`current_request`: also through what stands between the eras."""
+    owners: set[str | None] = set()
+
+    def factory() -> ProxyClient:
+        request = current_request.get()
+        assert request is not None
+        owners.add(request.owner)
+        return client
+
+    async with ProxyClient(complete(), **state) as client:
+        async with fronts(create_proxy(ProxyProvider(factory), **state), mode=MODERN) as front:
+            assert await names_of(front) == ["do", "undo"]
+            assert owners == {None}
+            await front.call_tool("do", {})
+            assert owners == {None, "local"}
 
 
 def _is_ready(client: ProxyClient) -> bool:

@@ -106,7 +106,7 @@ class Refusal(NamedTuple):
         if not self.is_failure:
             what = "credential" if self.status in (401, 407) else "request"
             error = BackendRefused(f"The backend refused the {what} (HTTP {self.status}).")
-            error.of_credential = self.status in UNAUTHORIZED
+            error.of_caller = self.status in UNAUTHORIZED
             return error
         return BackendFailed(f"The backend failed (HTTP {self.status}).")
 
