@@ -14,7 +14,7 @@ from typing import Final, Self
 import anyio
 
 from .. import wire
-from ..core.background import Background, Work
+from ..core.background import Background, Work, of_the_users
 from ..core.between import Around, Between, instead_of
 from ..core.exchange import FAULTY, Exchange, Outcome
 from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result, request_of
@@ -93,7 +93,8 @@ class Hooked(Between):
 
         async def run_hooks() -> None:
             nonlocal outcome
-            result = await self._next(exchange, 0)(request)
+            with of_the_users():
+                result = await self._next(exchange, 0)(request)
             outcome = Outcome(result=_complete(result.raw, exchange))
 
         try:

@@ -21,6 +21,7 @@ import anyio.lowlevel
 import msgspec
 
 from .. import wire
+from ..core.background import of_the_users
 from ..core.context import inside
 from ..core.exchange import Exchange, Outcome
 from ..core.hooks import current_request, request_of
@@ -215,7 +216,7 @@ class Hosted:
         """Be the server's task, until it ends or is ended."""
         how = Exit(detail="its server returned")
         try:
-            with self._scope:
+            with self._scope, of_the_users():
                 await self._serve()
         except (Exception, SystemExit) as error:  # whatever it is, it ends this one session
             how = _exit_of(error)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, TypeAlias
 
-from ..core.background import Background
+from ..core.background import Background, of_the_users
 from ..core.latch import Latch
 
 MANAGER: Final = "_lifespan_manager"
@@ -75,9 +75,10 @@ class _Held:
 
     async def run(self) -> None:
         try:
-            async with self._enter():
-                self.begun.set()
-                await self.over.wait()
+            with of_the_users():
+                async with self._enter():
+                    self.begun.set()
+                    await self.over.wait()
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
             self.failure = error
         finally:

@@ -21,6 +21,7 @@ from ..core.caller import NO_ROOTS
 from ..core.deadlines import CALL_LIMIT
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.ports import Backend, Upstream
+from ..core.reach import Scope, keep_in
 from ..errors import (
     BackendBusy,
     BackendError,
@@ -283,6 +284,8 @@ class Share:
         """`most`: requests that may be in flight."""
         self.user = user
         self.upstream = upstream
+        self.scope: Scope | None = None
+        """What is kept for its session, and not for all that share; None: nothing is."""
         self._shared = shared
         self._most = most
         self._capabilities: dict[str, Raw] = {}
@@ -308,6 +311,8 @@ class Share:
             exchange.settle(Outcome(failure=BackendGone("The session has given its backend back.")))
             return
         exchange.share = self
+        if self.scope is not None:
+            keep_in(exchange.context, self.scope)
         self._in_flight[exchange] = False
         method, shared = exchange.method, self._shared
         if method == "initialize":

@@ -21,6 +21,7 @@ from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.pauses import Pauses
 from ..core.ports import Identity, Launcher, Upstream
+from ..core.reach import Scope
 from ..core.timers import Timer, Timers
 from ..errors import (
     BackendGone,
@@ -146,12 +147,14 @@ class SharedLauncher(anyio.AsyncContextManagerMixin):
         Raises: BackendStartFailed, InitializeRefused, Shortage, Draining: on entry.
         """
         life = await self._join(opening)
-        share = life.shared.admit(self._user_of(identity), upstream)
-        try:
-            yield share
-        finally:
-            share.close()
-            self._give_back(life)
+        async with Scope() as scope:
+            share = life.shared.admit(self._user_of(identity), upstream)
+            share.scope = scope
+            try:
+                yield share
+            finally:
+                share.close()
+                self._give_back(life)
 
     async def refused(self, identity: Identity, opening: Opening) -> bool:
         return False

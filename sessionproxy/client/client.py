@@ -235,7 +235,10 @@ class ProxyClient(Calls):
         copy = _Bound.__new__(_Bound)
         vars(copy).update(vars(self))
         copy._held = copy._connection()
-        scope.on_end(copy.let_go)
+        if scope.is_over:  # a task that outlives its session makes it: nobody would let it go
+            copy.lasts_no_longer()
+        else:
+            scope.on_end(copy.let_go)
         self._bound.add(copy)
         return copy
 
@@ -274,9 +277,13 @@ class _Bound(ProxyClient):
             self._stays = True
             self._held.hold()
 
+    def lasts_no_longer(self) -> None:
+        """From now on, have it stay connected only while it is used."""
+        self._let_go = True
+
     async def let_go(self) -> None:
         """Disconnect it, once nobody uses it: its session is over."""
-        self._let_go = True
+        self.lasts_no_longer()
         if self._stays:
             self._stays = False
             await self._held.leave()

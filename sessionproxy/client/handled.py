@@ -71,7 +71,8 @@ class Handled(Between):
     def __init__(self, upstream: Upstream, desk: Desk, scope: Scope) -> None:
         super().__init__(upstream)
         self._desk = desk
-        self._scope = scope
+        self.scope: Scope = scope
+        """What is kept for the session."""
         self._tokens: dict[Exchange, bytes | None] = {}
 
     def request(self, exchange: Exchange) -> None:
@@ -182,7 +183,7 @@ class Handled(Between):
             return Context()
         token = self._tokens.get(exchange)
         context = exchange.context.copy()
-        return reaching(context, self.upstream, exchange, self._scope, token)
+        return reaching(context, self.upstream, exchange, self.scope, token)
 
 
 def without_token(params: Bytes) -> Bytes:

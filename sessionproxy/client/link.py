@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
-from typing import Final, Self
-from weakref import WeakSet
+from typing import Final, Protocol, Self
+from weakref import WeakKeyDictionary
 
 import anyio
 import msgspec
 
 from .. import wire
 from ..backends.questions import undeclared
-from ..core.background import Background, Work
+from ..core.background import Background, Work, of_the_users
 from ..core.exchange import FAULTY, Ask, Exchange, Outbound, Outcome
 from ..core.latch import Latch
 from ..core.manager import SessionManager
@@ -38,9 +38,22 @@ _NUMBERS: Final = itertools.count(1)
 Listener = Callable[[str, Bytes | None], None]
 """Told method and parameters of a notification that belongs to no request."""
 
+
+class KeepsLists(Protocol):
+    """Forgets lists that it keeps once the server says that they have changed."""
+
+    def changed(self, method: str, keys: tuple[int, ...]) -> None:
+        """Take note of a notification of a server whose lists are kept under these keys."""
+        ...
+
+
 MAX_UNTOLD: Final = 10_000
 """Log messages and progress of one call that wait for a handler which does not keep up; what comes
 after that is dropped."""
+
+
+MAX_UNTOLD_BYTES: Final = 32 * 1024 * 1024
+"""Likewise, as much as may wait for a backend; one message may be larger."""
 
 
 class _Telling:
@@ -48,8 +61,29 @@ class _Telling:
 
     def __init__(self) -> None:
         self.notes: deque[tuple[Handlers, str, Bytes | None]] = deque()
+        self.size = 0
+        """Bytes of them, about."""
         self.then: list[Callable[[], None]] = []
         """What waits until all was handled."""
+
+    def take(self, handlers: Handlers, method: str, params: Bytes | None) -> None:
+        """Have it wait for its turn; drop it where too much does."""
+        size = _size_of(params)
+        if not self.notes or (
+            len(self.notes) < MAX_UNTOLD and self.size + size <= MAX_UNTOLD_BYTES
+        ):
+            self.notes.append((handlers, method, params))
+            self.size += size
+
+    def next(self) -> tuple[Handlers, str, Bytes | None]:
+        """Return the one whose turn it is."""
+        found = self.notes.popleft()
+        self.size -= _size_of(found[2])
+        return found
+
+
+def _size_of(params: Bytes | None) -> int:
+    return 0 if params is None else memoryview(params).nbytes
 
 
 class Desk(anyio.AsyncContextManagerMixin):
@@ -88,7 +122,8 @@ class Desk(anyio.AsyncContextManagerMixin):
     async def _answer(self, ask: Ask, exchange: Exchange | None, work: Work) -> None:
         async def answer() -> None:
             try:
-                outcome = await self.handlers.answer(ask.method, ask.params, exchange)
+                with of_the_users():
+                    outcome = await self.handlers.answer(ask.method, ask.params, exchange)
             except Exception:  # a handler is not ours: it fails the one question
                 logger.exception("the handler for %s failed", ask.method)
                 outcome = FAULTY
@@ -116,15 +151,15 @@ class Desk(anyio.AsyncContextManagerMixin):
         if telling is None:
             telling = self._tellings[about] = _Telling()
             self._background.start(self._handle, about, telling, context=context)
-        if len(telling.notes) < MAX_UNTOLD:
-            telling.notes.append((handlers, method, params))
+        telling.take(handlers, method, params)
 
     async def _handle(self, about: object, telling: _Telling) -> None:
         try:
             while telling.notes:
-                handlers, method, params = telling.notes.popleft()
+                handlers, method, params = telling.next()
                 try:
-                    await handlers.tell(method, params)
+                    with of_the_users():
+                        await handlers.tell(method, params)
                 except Exception:  # likewise
                     logger.exception("the handler for %s failed", method)
         finally:
@@ -199,8 +234,8 @@ class Port:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self.listeners: list[Listener] = []
-        self.told: WeakSet[object] = WeakSet()
-        """Who has a listener among them."""
+        self.lists: WeakKeyDictionary[KeepsLists, tuple[int, ...]] = WeakKeyDictionary()
+        """Who keeps lists of the server's, for as long as they are there; and under which keys."""
 
     def message(self, message: Outbound) -> None:
         if message.ask is not None:
@@ -209,8 +244,13 @@ class Port:
         note = wire.decode(message.data)
         method, params = str(note.method), note.object_params()
         self._desk.tell(method, params, Context(), about=self)
+        for keeper, keys in tuple(self.lists.items()):
+            keeper.changed(method, keys)
         for listener in tuple(self.listeners):
-            listener(method, params)
+            try:
+                listener(method, params)
+            except Exception:  # it is not ours: it must not keep the message from all others
+                logger.exception("a listener failed on %s", method)
 
     def heard(self) -> None: ...
 

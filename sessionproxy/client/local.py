@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from .. import wire
 from ..backends.names import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind
-from ..core.background import Work
+from ..core.background import Work, of_the_users
 from ..core.exchange import FAULTY, Exchange, Outcome
 from ..core.hooks import current_request, request_of
 from ..core.reach import reaching
@@ -242,7 +242,8 @@ class Local:
 
         async def run() -> None:
             nonlocal outcome
-            outcome = await self._outcome(exchange.method, params)
+            with of_the_users():
+                outcome = await self._outcome(exchange.method, params)
 
         try:
             await work.run(run)

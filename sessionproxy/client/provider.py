@@ -15,11 +15,12 @@ from cachetools import TTLCache
 
 from ..backends.share import Share, SharedBackend
 from ..config import Settings
-from ..core.background import Work
+from ..core.background import Work, cut_off, of_the_users
 from ..core.between import Between, instead_of
 from ..core.exchange import Exchange, Outcome
 from ..core.hooks import RequestFailed, current_request, request_of
 from ..core.latch import Latch
+from ..core.memory import Opening
 from ..core.reach import Scope, reaching
 from ..errors import BackendGone, Exit, ProxyError
 from ..plan import ONLY, Planned
@@ -154,13 +155,12 @@ class ProxyProvider:
         says that they have changed."""
         link = client.connection.link
         brief, lasting = -client.family, link.number
-        if self not in link.port.told:
-            link.port.told.add(self)
-            keys = brief, lasting
-            link.port.listeners.append(lambda method, params: self._changed(method, keys))
+        link.port.lists[self] = brief, lasting
         return lasting if client.lasts else brief
 
-    def _changed(self, method: str, keys: tuple[int, int]) -> None:
+    def changed(self, method: str, keys: tuple[int, ...]) -> None:
+        """Forget lists that were kept under these keys, if a server says by this notification that
+        they have changed."""
         for kind in CHANGES.get(method, ()):
             for key in keys:
                 self._lists.pop((kind, key), None)
@@ -181,6 +181,8 @@ class Provided(Between):
         super().__init__(given.upstream)
         self._provider = provider
         self._given = given
+        self._opening = given.opening
+        """What each client's session is told of the client in front."""
         self._works: dict[Exchange, Work] = {}
         self._ended: dict[Exchange, Latch] = {}
         self._shares: dict[SharedBackend, Part] = {}
@@ -195,7 +197,7 @@ class Provided(Between):
         try:
             yield provided
         finally:
-            provided._close()
+            await provided._close()
 
     @property
     def scope(self) -> Scope:
@@ -205,6 +207,8 @@ class Provided(Between):
         if exchange.method == "server/discover":
             exchange.settle(Outcome(error=METHOD_NOT_FOUND))
             return
+        if exchange.method == "initialize" and exchange.params is not None:
+            self._opening = Opening(bytes(exchange.params))  # also of a client of the modern era
 
         def answered(outcome: Outcome) -> None:
             self._inner.pop(exchange, None)
@@ -229,7 +233,8 @@ class Provided(Between):
 
     async def _work(self, exchange: Exchange, inner: Exchange, work: Work) -> None:
         async def serve() -> None:
-            client = await client_of(self._provider.client_factory)
+            with of_the_users():
+                client = await client_of(self._provider.client_factory)
             async with client.in_passing():
                 part = await self._part_of(client)
                 try:
@@ -262,8 +267,7 @@ class Provided(Between):
         found = None if tap.tapped is None else self._shares.get(tap.tapped)
         if found is None:
             part = Part(self, tap.desk, client)
-            user, opening = user_of(self._given.identity), self._given.opening
-            part.share = await tap.share(user, part, opening)
+            part.share = await tap.share(user_of(self._given.identity), part, self._opening)
             found = self._shares.setdefault(part.share.of, part)
             if found is not part:  # another request came first
                 part.share.close()
@@ -294,11 +298,14 @@ class Provided(Between):
         if work is not None:
             work.cancel()
 
-    def _close(self) -> None:
-        """Wait for nothing more."""
+    async def _close(self) -> None:
+        """Wait for nothing more, but until no request holds a client: it would be in use when the
+        session lets go of it, and its server would outlive the session."""
         self._closed = True
+        works = tuple(self._works.values())
         for exchange in self.in_flight():
             self.cancel(exchange, None)
+        await cut_off(works)
         for part in tuple(self._shares.values()):
             self._leave(part)
 

@@ -300,10 +300,12 @@ class Proxy(Extended, Calls):
         return self
 
     async def __aexit__(self, *why: object) -> None:
-        if self._runs.holds <= 2 and self._holds_link:  # the other hold is the session's
-            self._holds_link = False
-            await self._link.leave()
-        await self._runs.leave()
+        try:
+            if self._runs.holds <= 2 and self._holds_link:  # the other hold is the session's
+                self._holds_link = False
+                await self._link.leave()
+        finally:  # asyncio's own cancellation heeds no shield
+            await self._runs.leave()
 
     async def outcome_of(
         self, method: str, params: Bytes | None, progress_handler: ProgressHandler | None

@@ -148,6 +148,7 @@ class Tap:
         if self.tapped is None:
             raise BackendStartFailed("The client is not connected.")
         share = self.tapped.admit(user, handled)
+        share.scope = handled.scope
         share.introduce(handled.declaring(opening.method, opening.params))
         handled.before(share)
         return share

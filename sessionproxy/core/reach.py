@@ -40,6 +40,8 @@ class Scope:
         """As whose it counts: of two, nobody knows whether they are the same user's."""
         self._kept: dict[Hashable, object] = {}
         self._ends: list[Callable[[], Awaitable[None]]] = []
+        self.is_over: bool = False
+        """Nothing of it ends any more: who still has it outlives the session."""
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what is kept under `key`; made now, where nothing is."""
@@ -48,7 +50,8 @@ class Scope:
         return self._kept[key]  # type: ignore[return-value] # one kind for each key
 
     def on_end(self, end: Callable[[], Awaitable[None]]) -> None:
-        """Have `end` awaited when the session gives its backend back, the last one first."""
+        """Have `end` awaited when the session gives its backend back, the last one first. Not to be
+        used where it is over."""
         self._ends.append(end)
 
     async def __aenter__(self) -> Self:
@@ -59,6 +62,7 @@ class Scope:
             await self._close()
 
     async def _close(self) -> None:
+        self.is_over = True
         while self._ends:
             try:
                 await self._ends.pop()()

@@ -315,6 +315,30 @@ async def test_a_hook_has_the_context_of_its_own_request() -> None:
     assert not nonces["ann"] & nonces["bob"]
 
 
+async def test_a_hook_that_is_cancelled_by_what_it_waits_for_fails_its_one_request() -> None:
+    """DESIGN 5.1: a task of its own was cancelled; nobody else's requests end with that."""
+    counts: list[int] = []
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        if request.params["arguments"].get("echo") == "cancelled":
+            task = asyncio.create_task(anyio.sleep(3600))
+            task.cancel()
+            await task
+        return await call_next(request)
+
+    async with embedded(request_hooks=[on_calls(hook)]) as proxy:
+        async with connect(proxy.url) as ann, connect(proxy.url) as bob:
+            async with bob.doing({"log": 1}, {"wait": "go"}, echo="others") as incoming:
+                await incoming.until("notifications/message")
+                calling_off = calling(echo="cancelled")
+                answer = await ann.request("tools/call", calling_off)
+                assert answer["error"]["code"] == -32603
+                await bob.do({"release": "go"}, number=2)
+                assert (await incoming.answer())["result"]["structuredContent"]["echo"] == "others"
+            counts.append((await ann.do())["count"])
+    assert counts == [1], "a proxy that ends so ends without an error"
+
+
 async def test_the_catalogues_own_requests_have_no_owner() -> None:
     """A hook can tell what a client asks from what the proxy asks for all of them."""
     found: list[tuple[str, str | None]] = []

@@ -449,6 +449,26 @@ async def test_a_server_that_cannot_start_is_named_with_what_it_raised(
     assert "Traceback" in caplog.text
 
 
+async def test_a_function_that_is_cancelled_by_what_it_waits_for_costs_its_own_session() -> None:
+    """DESIGN 5.1: a task of its own was cancelled; the sessions of others go on."""
+    made: list[str] = []
+
+    async def make() -> Server[Any]:
+        made.append("one more")
+        if len(made) == 2:
+            raise anyio.get_cancelled_exc_class()  # as awaiting a task does that was cancelled
+        return lowlevel(one=one)
+
+    async with embedded(make) as proxy, connect(proxy.url) as ann, http() as pool:
+        refused = await Client(pool, proxy.url).initialize()
+        assert "StrayCancellation" in refused.text
+        for _ in range(2):
+            assert await call(ann, "one") == "1"
+        async with connect(proxy.url):
+            made.append("and that is all")
+    assert len(made) == 4, "a proxy that ends so ends without an error"
+
+
 async def test_a_server_that_dies_in_a_call_costs_its_own_session_and_says_why() -> None:
     """F06, F50: the call gets a tool error that names the reason; the next one is told."""
     runs = Runs()

@@ -1,12 +1,17 @@
 """A client's own calls: what comes before the answer is handled in order, and before it."""
 
+import asyncio  # noqa: TID251 - a task of a user's
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import mcp_types as types
 
 from sessionproxy import HandlerContext, ProxyClient
+from sessionproxy.client.handlers import LOG, Handlers
+from sessionproxy.client.link import MAX_UNTOLD_BYTES, Desk
 from tests.rig.embedded import scripted
 
 
@@ -92,3 +97,56 @@ async def test_a_handler_that_fails_fails_its_question_alone(tmp_path: Path) -> 
         assert found is not None
         assert "error" in found["answers"][0]
         await client.ping()
+
+
+async def test_a_handler_that_is_cancelled_by_what_it_waits_for_fails_alone(
+    tmp_path: Path,
+) -> None:
+    """DESIGN 5.1: a task of its own was cancelled; the client of all does not end with that."""
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(asyncio.sleep(3600))
+        task.cancel()
+        await task
+
+    async def rooted(context: HandlerContext) -> types.ListRootsResult:
+        await cancelled()
+        return types.ListRootsResult(roots=[])
+
+    async def log(params: types.LoggingMessageNotificationParams) -> None:
+        await cancelled()
+
+    state = str(tmp_path / "s")
+    client = ProxyClient(scripted(), roots_handler=rooted, log_handler=log, state_dir=state)
+    with anyio.fail_after(30):
+        async with client:
+            steps = do({"log": "a"}, {"ask": {"method": "roots/list"}}, {"log": "b"})
+            found = (await client.call_tool("do", steps)).structured_content
+            assert found is not None
+            assert "error" in found["answers"][0]
+            await client.ping()
+
+
+async def test_what_waits_for_a_slow_handler_is_bounded_in_bytes() -> None:
+    """DESIGN 5.3: a server may log megabytes at a time, without end."""
+    heard: list[int] = []
+    go = anyio.Event()
+
+    async def log(params: types.LoggingMessageNotificationParams) -> None:
+        await go.wait()
+        heard.append(len(str(params.data)))
+
+    large = b'{"level":"info","data":"%b"}' % (b"x" * 4_000_000)
+    async with Desk(Handlers(log=log)) as desk:
+        for _ in range(100):
+            desk.tell(LOG, large, Context(), about="a call")
+        told = anyio.Event()
+        desk.once_told("a call", told.set)
+        go.set()
+        with anyio.fail_after(30):
+            await told.wait()
+        assert heard == [4_000_000] * (MAX_UNTOLD_BYTES // len(large))
+        desk.tell(LOG, large, Context(), about="a call")
+        with anyio.fail_after(30):
+            while len(heard) == MAX_UNTOLD_BYTES // len(large):
+                await anyio.lowlevel.checkpoint()

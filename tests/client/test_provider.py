@@ -1,11 +1,15 @@
 """What a provider keeps, and for whom (PARITY 16, 66)."""
 
+import asyncio  # noqa: TID251 - a task of a user's
+import gc
 import logging
+import weakref
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import mcp_types as types
 import pytest
 from mcp import Client, MCPError
 from mcp.server.mcpserver import Context, MCPServer
@@ -28,9 +32,9 @@ from sessionproxy.core.ports import Identity
 from sessionproxy.core.reach import Scope
 from sessionproxy.serve import protocol_of
 from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text_of
-from tests.rig.embedded import scripted, served, until
+from tests.rig.embedded import lives, processes_of, scripted, served, until
 from tests.rig.http import Client as Raw
-from tests.rig.http import http
+from tests.rig.http import connect, http
 
 State = dict[str, Any]
 
@@ -88,6 +92,18 @@ async def test_a_list_is_kept_until_the_server_says_that_it_has_changed(state: S
         assert Listing.lists == 3
         assert await provider.get_tool("more2") is not None
         assert Listing.lists == 3
+
+
+async def test_a_client_that_lasts_keeps_no_provider(state: State) -> None:
+    """DESIGN 5.3, bounded: one is made for each request, perhaps."""
+    async with ProxyClient(growing(), **state) as client:
+        provider = ProxyProvider(lambda: client)
+        await provider.get_tool("grow")
+        gone = weakref.ref(provider)
+        del provider
+        gc.collect()
+        assert gone() is None
+        assert len(client.connection.link.port.lists) == 0
 
 
 async def test_nothing_is_kept_where_the_ttl_is_zero_or_over(state: State) -> None:
@@ -158,6 +174,32 @@ async def test_a_factory_that_fails_fails_the_one_request(
             assert "no such tenant" in caplog.text
             fails.clear()
             assert not (await front.call_tool("do", {})).is_error
+
+
+async def test_a_factory_that_is_cancelled_by_what_it_waits_for_fails_the_one_request(
+    state: State,
+) -> None:
+    """DESIGN 5.1: a task of its own was cancelled, which is nothing to the proxy and its others."""
+    served: list[str] = []
+
+    async def factory() -> ProxyClient:
+        request = current_request.get()
+        if request is not None and request.name == "undo":
+            task = asyncio.create_task(anyio.sleep(3600))
+            task.cancel()
+            await task
+        return client
+
+    async with ProxyClient(complete(), **state) as client:
+        proxy = create_proxy(ProxyProvider(factory), **state)
+        async with fronted(proxy) as url, Client(url, mode="legacy") as ann:
+            async with Client(url, mode="legacy") as bob:
+                await bob.list_tools()
+                assert (await ann.call_tool("undo", {})).is_error
+                for each in (ann, bob):
+                    assert not (await each.call_tool("do", {})).is_error
+                    served.append("once more")
+    assert len(served) == 2, "a proxy that ends so ends without an error"
 
 
 async def test_a_call_that_is_given_up_is_cancelled_at_the_clients_server(state: State) -> None:
@@ -330,3 +372,43 @@ async def test_an_error_of_the_server_reaches_who_runs_a_component(state: State)
         assert prompts == []
         with pytest.raises(MCPError):
             await client.get_prompt("no such")
+
+
+async def test_a_place_is_given_back_once_the_server_of_a_busy_session_is_gone(
+    state: State,
+) -> None:
+    """DESIGN 5.6, 7: backends count until they are reaped, also that of a session's copy which was
+    in use when the session ended."""
+    stateful = StatefulProxyClient(complete(eof=[{"sleep": 1}, {"exit": 0}]), **state)
+    proxy = create_proxy(ProxyProvider(stateful.new_stateful), max_sessions=1, **state)
+    steps = {"steps": [{"progress": 1}, {"wait": "ever"}]}
+    asked = {"name": "do", "arguments": steps, "_meta": {"progressToken": 1}}
+    async with fronted(proxy) as url, connect(url) as ann:
+        async with ann.open("tools/call", asked) as incoming:
+            await incoming.until("notifications/progress")
+            theirs = processes_of(Path(state["state_dir"]))
+            assert len(theirs) == 1
+            await ann.delete()
+            async with connect(url):  # it has waited for the place
+                assert not lives(theirs[0])
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_each_client_of_a_factory_may_ask_the_client_in_front(
+    state: State, mode: str
+) -> None:
+    """DESIGN 5.4: one that was not there yet when the session was opened, too, in both eras."""
+    base = ProxyClient(complete(), **state)
+    question: dict[str, Any] = {
+        "method": "elicitation/create",
+        "params": {"message": "?", "requestedSchema": {"type": "object", "properties": {}}},
+    }
+
+    async def elicited(context: object, params: object) -> types.ElicitResult:
+        return types.ElicitResult(action="accept", content={})
+
+    proxy = create_proxy(ProxyProvider(base.new), **state)
+    async with fronts(proxy, mode=mode, elicitation_callback=elicited) as front:
+        for _ in range(2):
+            result = await front.call_tool("do", {"steps": [{"ask": question}]})
+            assert facts_of(result)["answers"][0]["result"]["action"] == "accept"

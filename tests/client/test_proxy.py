@@ -1,5 +1,6 @@
 """A proxy as an object: what it is put together of, and used from this process."""
 
+import asyncio  # noqa: TID251 - its own cancellation heeds no shield
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from sessionproxy import (
 from sessionproxy.client.runtime import Held
 from sessionproxy.errors import BackendGone
 from tests.parity.rig import complete, facts_of, fronts, names_of, text_of
-from tests.rig.embedded import gone, lives, scripted
+from tests.rig.embedded import gone, lives, scripted, until
 
 State = dict[str, Any]
 
@@ -269,3 +270,24 @@ async def test_a_first_call_that_is_cancelled_takes_nothing_from_another(state: 
         with anyio.fail_after(30):
             await answered.wait()
         assert facts_of(await made.call_tool("do"))["pid"] == other[0]
+
+
+async def test_a_proxy_is_left_also_where_that_is_cut_off(state: dict[str, Any]) -> None:
+    """DESIGN 5.6: by `asyncio.timeout` or its like, which no shield of anyio's holds off, while its
+    session's backend is being stopped."""
+    proxy = create_proxy(scripted(eof=[{"sleep": 0.5}, {"exit": 0}]), **state)
+    used = asyncio.Event()
+
+    async def use() -> None:
+        async with proxy:
+            await proxy.call_tool("do", {})
+            used.set()
+
+    using = asyncio.create_task(use())
+    await used.wait()
+    await asyncio.sleep(0)  # the session is being ended
+    using.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await using
+    await until(lambda: proxy._runs.value is None)  # pyright: ignore[reportPrivateUsage]
+    assert proxy._runs.holds == 0  # pyright: ignore[reportPrivateUsage]

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from sessionproxy import ProxyClient, create_proxy
-from tests.parity.rig import fronted
-from tests.rig.embedded import scripted
+import pytest
+from mcp.server.mcpserver import MCPServer
+
+from sessionproxy import ProxyClient, ProxyProvider, StatefulProxyClient, create_proxy
+from tests.parity.rig import facts_of, fronted
+from tests.rig.embedded import gone, lives, scripted
 from tests.rig.http import Client, connect, http
 
 UPDATED = "notifications/resources/updated"
@@ -76,3 +79,52 @@ async def test_a_client_that_is_disconnected_under_its_proxy_fails_its_calls(
         assert "not connected" in response.text
         async with client, connect(url) as ann:
             assert (await ann.do())["count"] == 1
+
+
+@pytest.mark.parametrize("how", ["connected", "provided", "shared"])
+async def test_a_tool_that_sessions_share_has_a_copy_for_each_of_them(
+    state: dict[str, Any], how: str
+) -> None:
+    """DESIGN 5.1, PARITY 61: what one user does with it, no other sees; with them it goes."""
+    stateful = StatefulProxyClient(scripted(), **state)
+    server: MCPServer[Any] = MCPServer("tools")
+
+    @server.tool()
+    async def pid() -> int:
+        async with stateful.new_stateful() as copy:
+            return facts_of(await copy.call_tool("do"))["pid"]
+
+    client = ProxyClient(server, **state)
+    async with client:
+        if how == "shared":
+            proxy = create_proxy(server, sessions="shared", **state)
+        else:
+            proxy = create_proxy(client if how == "connected" else provider_of(client), **state)
+        async with fronted(proxy) as url, connect(url) as ann, connect(url) as bob:
+            pids: list[int] = []
+            for each in (ann, bob, ann):
+                answer = await each.request("tools/call", {"name": "pid", "arguments": {}})
+                pids.append(answer["result"]["structuredContent"]["result"])
+            assert pids[0] == pids[2] != pids[1]
+            await ann.delete()
+            await gone(pids[0])
+            assert lives(pids[1])
+
+
+def provider_of(client: ProxyClient) -> ProxyProvider:
+    return ProxyProvider(lambda: client)
+
+
+async def test_a_listener_that_fails_keeps_nothing_from_others(state: dict[str, Any]) -> None:
+    """DESIGN 5.3: a client's own, of what the sessions that share it hear of too."""
+
+    def fails(method: str, params: object) -> None:
+        raise ValueError(method)
+
+    changed = "notifications/tools/list_changed"
+    client = ProxyClient(scripted(), **state)
+    async with client, fronted(create_proxy(client, **state)) as url:
+        client.listen(fails)
+        async with connect(url) as ann, ann.listen() as to_ann:
+            await client.call_tool("do", {"steps": [{"note": {"method": changed}}]})
+            assert (await to_ann.until(changed))["method"] == changed

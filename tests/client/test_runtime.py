@@ -228,6 +228,34 @@ async def test_who_belongs_to_what_it_is_the_last_to_leave_does_not_wait_for_eve
     await until(lambda: held.value is None)
 
 
+async def test_a_task_that_is_cancelled_by_what_it_waits_for_ends_alone() -> None:
+    """DESIGN 5.1: a task group would end with it, and with that all sessions."""
+    ended: list[str] = []
+
+    async def waits() -> None:
+        never = asyncio.get_running_loop().create_future()
+        never.cancel()
+        try:
+            await never
+        finally:
+            ended.append("alone")
+
+    async def goes_on() -> None:
+        try:
+            await anyio.sleep(3600)
+        except asyncio.CancelledError:
+            ended.append("with the group")
+            raise
+
+    async with Background() as background:
+        background.start(goes_on)
+        background.start(waits)
+        await until(lambda: "alone" in ended)
+        await anyio.wait_all_tasks_blocked()
+        ended.append("nothing else")
+    assert ended == ["alone", "nothing else", "with the group"]
+
+
 async def test_one_who_comes_while_it_is_closed_holds_what_others_find(tmp_path: Path) -> None:
     """DESIGN 5.1: one ground for all clients of a process, whatever closes and opens at once."""
     settings = settings_from(
@@ -258,3 +286,14 @@ async def test_one_who_comes_while_it_is_closed_holds_what_others_find(tmp_path:
         async with common_ground(msgspec.structs.replace(settings, state_dir=str(loose))):
             pytest.fail("it cannot be had")
     assert set(GROUNDS) == before
+
+
+async def test_a_copy_that_is_made_after_its_session_lasts_while_it_is_used(tmp_path: Path) -> None:
+    """DESIGN 5.6: by a task that a hook has left behind; nobody would ever disconnect it."""
+    stateful = StatefulProxyClient(scripted(), state_dir=str(tmp_path / "s"))
+    async with Scope() as scope:
+        before = _bound(stateful, scope)
+    assert _bound(stateful, scope) is not before
+    async with _bound(stateful, scope) as late:
+        await late.ping()
+    assert not late.is_connected
