@@ -1,7 +1,7 @@
 """A proxy inside an application of your own: `uvicorn examples.embedded:app`.
 
 The endpoint is http://127.0.0.1:8000/tools/mcp. Every message that is passed on is printed with the
-client's address, which the hook reads from a ContextVar of the request it belongs to.
+client's address, which the observer reads from a ContextVar of the request it belongs to.
 """
 
 from contextvars import ContextVar
@@ -32,7 +32,7 @@ def show(message: Forwarded) -> None:
     print(f"{CLIENT.get()} {arrow} {message.kind} {message.method}", flush=True)  # noqa: T201
 
 
-tools = http_app(idle=300, hooks=[show])  # the demo server, where no command is given
+tools = http_app(idle=300, observers=[show])  # the demo server, where no command is given
 app = Starlette(
     routes=[Mount("/tools", app=tools)],
     middleware=[Middleware(RememberClient)],

@@ -37,6 +37,7 @@ from .ops import Numbers, Scrape, Watchdog
 from .plan import (
     Fronted,
     Plan,
+    check_hooks,
     check_together,
     knows_users,
     plan_from,
@@ -69,14 +70,14 @@ class ProxyApp:
         command: Fronted,
         *,
         local: bool,
-        hooks: Sequence[Hook] = (),
-        request_hooks: Sequence[RequestHook] = (),
+        hooks: Sequence[RequestHook] = (),
+        observers: Sequence[Hook] = (),
         own_process: bool = False,
     ) -> None:
-        """`local`: it serves this machine alone. `hooks` are shown every message; `request_hooks`
-        are run around every request. `own_process`: nothing else runs beside it.
+        """`local`: it serves this machine alone. `hooks` are run around every request;
+        `observers` are shown every message. `own_process`: nothing else runs beside it.
 
-        Raises: ConfigError: the command or a setting is wrong.
+        Raises: ConfigError: the command, a setting, a hook or an observer is wrong.
         """
         check_together(settings, several=isinstance(command, Configuration | Plan))
         self.settings = settings
@@ -91,7 +92,8 @@ class ProxyApp:
                 "give --token-file"
             )
         self._hooks = tuple(hooks)
-        self._request_hooks = tuple(request_hooks)
+        self._observers = tuple(observers)
+        check_hooks(self._hooks, self._observers)
         self._plan = plan_from(settings, command)
         self._guard = Guard(
             local=local,
@@ -153,7 +155,7 @@ class ProxyApp:
             ground=ground,
             fronts=fronts,
             hooks=self._hooks,
-            request_hooks=self._request_hooks,
+            observers=self._observers,
             tracing=self._tracing,
         )
 
@@ -307,8 +309,8 @@ def reread(option: str, reread: Callable[[], None]) -> None:
 def http_app(
     command: Fronted = (),
     *,
-    hooks: Sequence[Hook] = (),
-    request_hooks: Sequence[RequestHook] = (),
+    hooks: Sequence[RequestHook] = (),
+    observers: Sequence[Hook] = (),
     local: bool = True,
     **settings: object,
 ) -> ProxyApp:
@@ -321,14 +323,14 @@ def http_app(
     the setting `config` reads from a file.
 
     `settings`: any of the command line's, with underscores (`idle=60, max_sessions=8`). `hooks` are
-    called for every message that is passed on, `request_hooks` are run around every request
-    (`RequestHook`). `local`: only this machine asks; where other machines do, say `local=False` and
+    run around every request, the first one outermost; `observers` are shown every message that is
+    passed on. `local`: only this machine asks; where other machines do, say `local=False` and
     who may ask by `allow_host`.
 
     Mounted in another application, pass `lifespan=app.lifespan` to that one. The server that runs
     it bounds connections, heads and slow bodies; `max_connections` is for our own.
 
-    Raises: ConfigError: the command or a setting is wrong.
+    Raises: ConfigError: the command, a setting, a hook or an observer is wrong.
     """
     if isinstance(command, str):
         raise ConfigError("command: a list of words, not one string")
@@ -340,5 +342,5 @@ def http_app(
         configuration or command,
         local=local,
         hooks=hooks,
-        request_hooks=request_hooks,
+        observers=observers,
     )

@@ -151,8 +151,8 @@ class Assembly:
     """Of this program."""
     ground: Ground
     fronts: Fronts
-    hooks: Sequence[Hook]
-    request_hooks: Sequence[RequestHook]
+    hooks: Sequence[RequestHook]
+    observers: Sequence[Hook]
     around: Callable[[Launcher], Launcher] | None = None
     """Puts something between the sessions at the endpoint and what is behind them."""
     tracing: "Tracing | None" = None
@@ -179,14 +179,14 @@ class Assembly:
             admission,
             shared_sessions=shares_sessions(self.settings),
             knows_users=self.fronts.knows_users,
-            hooks=self._hooks(planned),
+            hooks=self._observers(planned),
         )
 
-    def _hooks(self, planned: Planned) -> Sequence[Hook]:
+    def _observers(self, planned: Planned) -> Sequence[Hook]:
         if self.tracing is None:
-            return self.hooks
+            return self.observers
         traced = self.tracing.hook(server=planned.name, provider=provider_of(planned.source))
-        return (traced, *self.hooks)
+        return (traced, *self.observers)
 
     async def _in_front(
         self, held: AsyncExitStack, routes: Sequence[Route], admission: Admission
@@ -251,7 +251,7 @@ class Assembly:
         front = await self._front(
             held, name or route.name, route.alone, limits, route.circuit, place
         )
-        if not self.request_hooks:
+        if not self.hooks:
             route.knows(front.catalogue)
         return front
 
@@ -266,8 +266,8 @@ class Assembly:
     ) -> Front:
         if self.around is not None:
             launcher = self.around(launcher)
-        if self.request_hooks:
-            hooked = HookedLauncher(launcher, self.request_hooks)
+        if self.hooks:
+            hooked = HookedLauncher(launcher, self.hooks)
             launcher = await held.enter_async_context(hooked)
         launcher = self._traced(launcher)
         fronts = self.fronts.open(name, launcher, limits, circuit, admission)

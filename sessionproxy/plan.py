@@ -3,6 +3,7 @@
 Neighbours: `app` builds the proxy from it.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -29,6 +30,8 @@ from .config import (
     flag_of,
     settings_from,
 )
+from .core.exchange import Hook
+from .core.hooks import RequestHook
 from .core.manager import Limits
 from .core.ports import Launcher
 from .core.reaper import Ages
@@ -277,6 +280,39 @@ def check_together(settings: Settings, *, several: bool = False) -> None:
         raise ConfigError("--insecure: --token-file says who may connect; give one of them")
     if settings.handles is not HandleUse.OFF and settings.affinity is Affinity.PRINCIPAL:
         raise ConfigError("--handles: with --affinity principal a user has just one session")
+
+
+def check_hooks(hooks: Sequence[RequestHook], observers: Sequence[Hook]) -> None:
+    """Find what was given as one but written as the other: a hook that refuses would not be awaited
+    among observers, and refuse nothing. What cannot be told, as of builtins, is taken as it is.
+
+    Raises: ConfigError: one is.
+    """
+    for hook in hooks:
+        if _is_awaited(hook) is False:
+            raise ConfigError(
+                f"hooks: {_name_of(hook)} is no coroutine function; what only watches is given as "
+                "observers, what stands around requests is an async def"
+            )
+    for observer in observers:
+        if _is_awaited(observer):
+            raise ConfigError(
+                f"observers: {_name_of(observer)} is a coroutine function, which nobody would "
+                "await; what stands around requests is given as hooks, what watches is a plain def"
+            )
+
+
+def _is_awaited(given: Callable[..., object]) -> bool | None:
+    """Return whether a call of it is awaited. None: that cannot be told."""
+    call = type(given).__call__
+    if inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(call):
+        return True
+    plain = inspect.isfunction(given) or inspect.ismethod(given) or inspect.isfunction(call)
+    return False if plain else None
+
+
+def _name_of(given: Callable[..., object]) -> str:
+    return getattr(given, "__name__", type(given).__name__)
 
 
 def knows_users(settings: Settings, *, local: bool) -> bool:

@@ -106,13 +106,13 @@ def serve(
     settings: Settings,
     command: Fronted,
     *,
-    hooks: Sequence[Hook] = (),
-    request_hooks: Sequence[RequestHook] = (),
+    hooks: Sequence[RequestHook] = (),
+    observers: Sequence[Hook] = (),
     on_ready: Callable[[ProxyApp, str], None] = lambda app, url: None,
 ) -> None:
     """Serve until a signal says to stop. For a process of our own.
 
-    `hooks` and `request_hooks`: as of `http_app`. `on_ready` is called with the application and the
+    `hooks` and `observers`: as of `http_app`. `on_ready` is called with the application and the
     endpoint's URL once it listens.
 
     Raises: ConfigError: nothing was started.
@@ -122,7 +122,7 @@ def serve(
         command,
         local=is_loopback(settings.host),
         hooks=hooks,
-        request_hooks=request_hooks,
+        observers=observers,
         own_process=True,
     )
     certificate = certificate_from(settings)
@@ -135,8 +135,8 @@ async def serve_async(
     settings: Settings,
     command: Fronted,
     *,
-    hooks: Sequence[Hook] = (),
-    request_hooks: Sequence[RequestHook] = (),
+    hooks: Sequence[RequestHook] = (),
+    observers: Sequence[Hook] = (),
     on_ready: Callable[[ProxyApp, str], None] = lambda app, url: None,
 ) -> None:
     """Serve in an event loop that runs already, until a signal says to stop or it is cancelled.
@@ -144,7 +144,7 @@ async def serve_async(
     Raises: ConfigError: nothing was started.
     """
     local = is_loopback(settings.host)
-    app = ProxyApp(settings, command, local=local, hooks=hooks, request_hooks=request_hooks)
+    app = ProxyApp(settings, command, local=local, hooks=hooks, observers=observers)
     certificate = certificate_from(settings)
     with contextlib.closing(listen(settings)) as sock:
         await _serve(app, sock, certificate, on_ready)

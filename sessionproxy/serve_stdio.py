@@ -28,8 +28,8 @@ def serve_stdio(
     settings: Settings,
     command: Fronted,
     *,
-    hooks: Sequence[Hook] = (),
-    request_hooks: Sequence[RequestHook] = (),
+    hooks: Sequence[RequestHook] = (),
+    observers: Sequence[Hook] = (),
 ) -> int:
     """Serve until stdin ends, or a signal says to stop; then no backend is left.
 
@@ -38,7 +38,7 @@ def serve_stdio(
     Raises: ConfigError: nothing was started.
     """
     app = ProxyApp(
-        settings, command, local=True, hooks=hooks, request_hooks=request_hooks, own_process=True
+        settings, command, local=True, hooks=hooks, observers=observers, own_process=True
     )
     with claimed() as pipes:
         return anyio.run(_serve, app, pipes, backend_options={"use_uvloop": True})
@@ -48,11 +48,11 @@ async def serve_stdio_async(
     settings: Settings,
     command: Fronted,
     *,
-    hooks: Sequence[Hook] = (),
-    request_hooks: Sequence[RequestHook] = (),
+    hooks: Sequence[RequestHook] = (),
+    observers: Sequence[Hook] = (),
 ) -> int:
     """As `serve_stdio`, in an event loop that runs already."""
-    app = ProxyApp(settings, command, local=True, hooks=hooks, request_hooks=request_hooks)
+    app = ProxyApp(settings, command, local=True, hooks=hooks, observers=observers)
     with claimed() as pipes:
         return await _serve(app, pipes)
 

@@ -66,7 +66,7 @@ def text_of(result: types.CallToolResult) -> str:
     return block.text
 
 
-async def test_the_embedded_example_serves_and_its_hook_sees_the_client() -> None:
+async def test_the_embedded_example_serves_and_its_observer_sees_the_client() -> None:
     """README, Embedding."""
     words = ["-m", "uvicorn", "examples.embedded:app", "--port", "0"]
     async with example(words) as running:

@@ -142,10 +142,10 @@ def test_what_turns_out_to_be_wrong_while_it_starts_is_raised_as_it_is(tmp_path:
     assert done.stdout == "--warm: too many\n", done.stderr
 
 
-async def test_hooks_see_every_message_that_is_passed_on(tmp_path: Path) -> None:
+async def test_observers_see_every_message_that_is_passed_on(tmp_path: Path) -> None:
     """`Hook`: both ways, answers with the method of their request."""
     seen: list[Forwarded] = []
-    app = http_app(SCRIPTED, hooks=[seen.append], state_dir=str(tmp_path / "s"))
+    app = http_app(SCRIPTED, observers=[seen.append], state_dir=str(tmp_path / "s"))
     async with app.lifespan(), served(app) as base, connect(f"{base}/mcp") as client:
         async with client.doing({"ask": {"method": "roots/list"}}) as incoming:
             ask = await incoming.message()

@@ -69,7 +69,7 @@ PUBLIC: Final[Mapping[str, tuple[str, ...]]] = {
         "http_app",
         "ProxyApp",
     ),
-    "Hooks that watch messages": (
+    "Observers of messages": (
         "Hook",
         "Forwarded",
         "Exchange",

@@ -38,8 +38,8 @@ async def running(
     settings: Settings,
     plan: Plan,
     *,
-    hooks: Sequence[Hook] = (),
-    request_hooks: Sequence[RequestHook] = (),
+    hooks: Sequence[RequestHook] = (),
+    observers: Sequence[Hook] = (),
     around: Callable[[Launcher], Launcher] | None = None,
 ) -> AsyncGenerator[Running]:
     """Run what a plan names. `around`: puts something behind all its sessions.
@@ -69,7 +69,7 @@ async def running(
             ground=ground,
             fronts=fronts,
             hooks=hooks,
-            request_hooks=request_hooks,
+            observers=observers,
             around=around,
             tracing=tracing_from(settings),
         )

@@ -22,7 +22,7 @@ from ..config import ConfigError, Mode, Settings, Switch
 from ..core.exchange import Hook, Outcome
 from ..core.hooks import RequestHook
 from ..core.ports import Launcher
-from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, check_together, told
+from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, check_hooks, check_together, told
 from ..serve import serve, serve_async
 from ..serve_stdio import serve_stdio, serve_stdio_async
 from ..servers import NO_RULES, Rules
@@ -77,7 +77,7 @@ def create_proxy(
     `name` and `instructions`: how it introduces itself where it puts several servers together.
     `settings`: any of the command line's, with underscores (`idle=60, max_sessions=8`).
 
-    Raises: ConfigError: the target or a setting is wrong.
+    Raises: ConfigError: the target, a setting, a hook or an observer is wrong.
     """
     if sessions not in MODES:
         raise ConfigError("sessions: expected frontend, request or shared")
@@ -109,13 +109,17 @@ class Proxy(Extended, Calls):
         hooks: Sequence[RequestHook] = (),
         observers: Sequence[Hook] = (),
     ) -> None:
-        """`servers`: as `create_proxy` has made them of its target."""
+        """`servers`: as `create_proxy` has made them of its target.
+
+        Raises: ConfigError: a hook or an observer is wrong.
+        """
         super().__init__(name or "sessionproxy", cast("ClientFactory", lambda: self))
         self.instructions = instructions
         self.settings = settings
         self._servers = tuple(servers)
         self._hooks = list(hooks)
         self._observers = tuple(observers)
+        check_hooks(self._hooks, self._observers)
         self._mounted: list[tuple[str, Proxy | Sequence[Planned]]] = []
         self._runs = Held(self._running)
         self._link: Held[Link] = Held(self._linked)
@@ -127,7 +131,11 @@ class Proxy(Extended, Calls):
     # -- extending it ------------------------------------------------------------------------------
 
     def add_hook(self, hook: RequestHook) -> None:
-        """Have `hook` run around every request, within those that there are."""
+        """Have `hook` run around every request, within those that there are.
+
+        Raises: ConfigError: it is no coroutine function.
+        """
+        check_hooks([hook], ())
         self._hooks.append(hook)
 
     def mount(self, other: ProxyTarget, *, prefix: str = "") -> None:
@@ -209,7 +217,7 @@ class Proxy(Extended, Calls):
                 raise ConfigError(f"{setting}: say this where the proxy is made")
         own = self._with(settings)
         return ProxyApp(
-            own, self.plan(own), local=local, hooks=self._observers, request_hooks=self._hooks
+            own, self.plan(own), local=local, hooks=self._hooks, observers=self._observers
         )
 
     def run(
@@ -228,16 +236,14 @@ class Proxy(Extended, Calls):
         Raises: ConfigError: nothing was started.
         """
         if transport == "stdio":
-            serve_stdio(
-                self.settings, self.plan(), hooks=self._observers, request_hooks=self._hooks
-            )
+            serve_stdio(self.settings, self.plan(), hooks=self._hooks, observers=self._observers)
             return
         own = self._listening(transport, host, port, path)
         serve(
             own,
             self.plan(own),
-            hooks=self._observers,
-            request_hooks=self._hooks,
+            hooks=self._hooks,
+            observers=self._observers,
             on_ready=lambda app, url: self._say_where(url),
         )
 
@@ -256,15 +262,15 @@ class Proxy(Extended, Calls):
         """
         if transport == "stdio":
             await serve_stdio_async(
-                self.settings, self.plan(), hooks=self._observers, request_hooks=self._hooks
+                self.settings, self.plan(), hooks=self._hooks, observers=self._observers
             )
             return
         own = self._listening(transport, host, port, path)
         await serve_async(
             own,
             self.plan(own),
-            hooks=self._observers,
-            request_hooks=self._hooks,
+            hooks=self._hooks,
+            observers=self._observers,
             on_ready=lambda app, url: (on_ready or self._say_where)(url),
         )
 
@@ -325,7 +331,7 @@ class Proxy(Extended, Calls):
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[Running]:
         proxy = running(
-            self.settings, self.plan(), hooks=self._observers, request_hooks=tuple(self._hooks)
+            self.settings, self.plan(), hooks=tuple(self._hooks), observers=self._observers
         )
         async with proxy as found:
             yield found

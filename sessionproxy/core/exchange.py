@@ -267,7 +267,9 @@ class Forwarded(NamedTuple):
 
 
 Hook = Callable[[Forwarded], None]
-"""Called for every message that is passed on, in the context of the exchange it belongs to.
+"""An observer: is called for every message that is passed on, in the context of the exchange it
+belongs to.
 
-It must not block. What it raises is logged and changes nothing.
+It is a plain function, no coroutine function, and must not block. What it raises is logged and
+changes nothing.
 """

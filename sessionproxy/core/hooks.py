@@ -146,7 +146,7 @@ CallNext = Callable[[Request], Awaitable[Result]]
 ProxyError: it was not answered."""
 
 RequestHook = Callable[[Request, CallNext], Awaitable[Result]]
-"""Is run around every request, in the context of the client's own."""
+"""A hook: is run around every request, in the context of the client's own. A coroutine function."""
 
 
 def _decoded(raw: bytes) -> Mapping[str, Any]:

@@ -399,7 +399,7 @@ async def test_what_stands_before_the_servers_hides_no_loss(between: str) -> Non
 
     hooks = [hook] if between == "hooks" else []
     tracing = "on" if between == "tracing" else "off"
-    async with embedded(two(), request_hooks=hooks, tracing=tracing) as proxy:
+    async with embedded(two(), hooks=hooks, tracing=tracing) as proxy:
         async with connect(proxy.url) as client:
             await call(client, "one_do", {"exit": 1})
             told = await call(client, "one_do")

@@ -82,7 +82,7 @@ async def test_a_hook_changes_what_is_asked_and_what_is_answered() -> None:
         assert result["structuredContent"]["echo"] == "changed"
         assert result["x"] == 1
 
-    async with embedded(request_hooks=[on_calls(hook)]) as proxy:
+    async with embedded(hooks=[on_calls(hook)]) as proxy:
         await in_both_eras(proxy, check)
 
 
@@ -94,7 +94,7 @@ async def test_a_hook_that_changes_nothing_changes_nothing() -> None:
 
     error = {"code": -5, "message": "no", "data": {"x": [1.0, None]}, "y": 1}
     answers: list[Json] = [{"error": error}, {"result": {"content": [], "x": 1.50}}]
-    async with embedded() as plain, embedded(request_hooks=[hook]) as hooked:
+    async with embedded() as plain, embedded(hooks=[hook]) as hooked:
         found: list[list[Json]] = []
         for proxy in (plain, hooked):
             async with connect(proxy.url) as client:
@@ -123,7 +123,7 @@ async def test_a_hook_answers_by_itself_or_refuses() -> None:
         assert error == {"code": -32001, "message": "not today", "data": {"why": 1}}
         assert (await do(echo="pass"))["result"]["structuredContent"]["count"] == 1
 
-    async with embedded(request_hooks=[on_calls(hook)]) as proxy:
+    async with embedded(hooks=[on_calls(hook)]) as proxy:
         await in_both_eras(proxy, check)
 
 
@@ -141,7 +141,7 @@ async def test_a_hook_sees_what_failed_and_may_mend_it() -> None:
             seen.append(str(gone))
             raise
 
-    async with embedded(request_hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
+    async with embedded(hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
         error = {"error": {"code": -1, "message": "x", "data": [1]}}
         answer = await client.request("tools/call", calling({"replies": error}))
         assert answer["result"]["mended"]
@@ -168,7 +168,7 @@ async def test_a_fault_of_a_hook_fails_its_request_alone(
         assert "secret" not in str(failed)
         assert (await do())["result"]
 
-    async with embedded(request_hooks=[on_calls(hook)]) as proxy:
+    async with embedded(hooks=[on_calls(hook)]) as proxy:
         await in_both_eras(proxy, check)
     assert "a hook failed on tools/call" in caplog.text
 
@@ -187,7 +187,7 @@ async def test_hooks_run_one_inside_the_other() -> None:
         return on_calls(hook)
 
     hooks = [named("a"), named("b")]
-    async with embedded(request_hooks=hooks) as proxy, connect(proxy.url) as client:
+    async with embedded(hooks=hooks) as proxy, connect(proxy.url) as client:
         await client.do()
         assert order == ["a before", "b before", "b after", "a after"]
 
@@ -207,7 +207,7 @@ async def test_a_hook_that_waits_is_cancelled_with_its_request() -> None:
             ended.append("cancelled")
         raise AssertionError
 
-    async with embedded(request_hooks=[on_calls(hook)]) as proxy:
+    async with embedded(hooks=[on_calls(hook)]) as proxy:
         async with connect(proxy.url) as client, anyio.create_task_group() as tasks:
 
             async def waiting() -> None:
@@ -239,7 +239,7 @@ async def test_what_a_hook_waits_for_no_longer_is_cancelled_at_the_backend() -> 
             return await call_next(request)
         return Result.of({"content": [], "late": True})
 
-    async with embedded(request_hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
+    async with embedded(hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
         params = calling({"until_cancelled": None}, echo="limited")
         assert (await client.request("tools/call", params))["result"]["late"]
         seen = (await client.do({"tells": "seen"}))["seen"]
@@ -261,7 +261,7 @@ async def test_of_several_that_a_hook_sends_all_are_cancelled() -> None:
             tasks.start_soon(send)
         raise AssertionError
 
-    async with embedded(request_hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
+    async with embedded(hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
         steps: list[Json] = [{"log": 1}, {"until_cancelled": None}]
         async with client.doing(*steps, echo="twice", number=3) as incoming:
             for _ in range(2):
@@ -294,7 +294,7 @@ async def test_a_hook_has_the_context_of_its_own_request() -> None:
         assert result.value["structuredContent"]["echo"] == echo
         return result
 
-    async with embedded(request_hooks=[on_calls(hook)], around=with_user) as proxy:
+    async with embedded(hooks=[on_calls(hook)], around=with_user) as proxy:
         async with connect(proxy.url) as ann, connect(proxy.url) as bob:
             clients = {"ann": ann.also(x_user="ann"), "bob": bob.also(x_user="bob")}
             nonces: dict[str, set[str]] = {"ann": set(), "bob": set()}
@@ -347,7 +347,7 @@ async def test_the_catalogues_own_requests_have_no_owner() -> None:
         found.append((request.method, request.owner))
         return await call_next(request)
 
-    async with embedded(two(), request_hooks=[hook]) as proxy, http() as pool:
+    async with embedded(two(), hooks=[hook]) as proxy, http() as pool:
         modern = Modern(pool, proxy.url)
         offered = (await modern.post("server/discover")).json()["result"]
         assert "experimental" in offered["capabilities"], "they were asked, not guessed"
@@ -363,7 +363,7 @@ async def test_a_hook_may_send_a_call_to_another_server() -> None:
     async def hook(request: Request, call_next: CallNext) -> Result:
         return await call_next(request.with_params({**request.params, "name": "two_do"}))
 
-    async with embedded(two(), request_hooks=[on_calls(hook)]) as proxy:
+    async with embedded(two(), hooks=[on_calls(hook)]) as proxy:
         async with connect(proxy.url) as client:
             await client.request("tools/call", calling({"exit": 1}, name="one_do"))
             told = await client.request("tools/call", calling(name="one_do"))
@@ -390,7 +390,7 @@ async def test_a_session_that_ends_takes_its_hooks_along() -> None:
                     failed.set()
         raise AssertionError
 
-    async with embedded(two(), request_hooks=[on_calls(hook)]) as proxy:
+    async with embedded(two(), hooks=[on_calls(hook)]) as proxy:
         async with connect(proxy.url) as client, anyio.create_task_group() as tasks:
             tasks.start_soon(client.request, "tools/call", calling(name="one_do"))
             await waits.wait()
@@ -409,7 +409,7 @@ async def test_what_a_hook_leaves_behind_changes_nothing(caplog: pytest.LogCaptu
         await anyio.lowlevel.checkpoint()
         return Result.of({"content": [], "mine": True})
 
-    async with embedded(request_hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
+    async with embedded(hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
         for _ in range(2):
             answer = await client.request("tools/call", calling({"sleep": 60}))
             assert answer["result"]["mine"] is True
@@ -434,7 +434,7 @@ async def test_a_tool_of_this_process_knows_its_request_and_what_hooks_have_set(
         return await call_next(request)
 
     assert callable(who)
-    async with embedded(server, request_hooks=[hook]) as proxy, connect(proxy.url) as client:
+    async with embedded(server, hooks=[hook]) as proxy, connect(proxy.url) as client:
         answer = await client.request("tools/call", {"name": "who", "arguments": {}})
         found = answer["result"]["structuredContent"]
         assert found == {"user": "set by a hook", "name": "who", "owner": "local"}

@@ -52,7 +52,7 @@ async def shared(
     running = embedded(
         command,
         hooks=(),
-        request_hooks=(),
+        observers=(),
         local=local,
         around=bare,
         listening=None,

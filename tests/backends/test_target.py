@@ -337,7 +337,7 @@ def test_settings_that_make_no_sense_are_refused(
 ) -> None:
     """DESIGN 11: bad configuration: the key and what is allowed; nothing started."""
     with pytest.raises(ConfigError, match=r"^[^\n]*$") as caught:
-        http_app(command, hooks=(), request_hooks=(), local=True, **settings)
+        http_app(command, hooks=(), observers=(), local=True, **settings)
     assert said in str(caught.value)
 
 

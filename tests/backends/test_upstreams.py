@@ -30,23 +30,23 @@ async def behind(
     on: Mapping[str, Handler] | None = None,
     *,
     eras: str = "handshake",
-    hooks: Sequence[Hook] = (),
+    observers: Sequence[Hook] = (),
     **settings: object,
 ) -> AsyncGenerator[tuple[Embedded, Upstream]]:
     """A proxy in front of an upstream that does what a test says."""
     modern, handshake = eras in ("modern", "both"), eras in ("handshake", "both")
     async with (
         upstream(on, modern=modern, handshake=handshake) as server,
-        fronting(server.url, settings, hooks=hooks) as proxy,
+        fronting(server.url, settings, observers=observers) as proxy,
     ):
         yield proxy, server
 
 
 @asynccontextmanager
 async def session(
-    on: Mapping[str, Handler] | None = None, *, hooks: Sequence[Hook] = (), **settings: object
+    on: Mapping[str, Handler] | None = None, *, observers: Sequence[Hook] = (), **settings: object
 ) -> AsyncGenerator[tuple[Upstream, Client]]:
-    running = behind(on, eras="handshake", hooks=hooks, **settings)
+    running = behind(on, eras="handshake", observers=observers, **settings)
     async with running as (proxy, server), connect(proxy.url) as client:
         yield server, client
 
@@ -97,7 +97,7 @@ async def test_overlapping_calls_are_told_asked_and_logged_to_each_on_its_own_st
             params = json.loads(bytes(message.body or b""))
             seen.append((exchange and exchange.client_id, params["data"]))
 
-    async with session({"tools/call": handler}, hooks=[hook]) as (_, client):
+    async with session({"tools/call": handler}, observers=[hook]) as (_, client):
 
         async def one(name: str, number: int) -> None:
             params = {"name": name, "arguments": {}, "_meta": {"progressToken": f"t-{name}"}}

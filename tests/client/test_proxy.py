@@ -4,6 +4,7 @@ import asyncio  # noqa: TID251 - its own cancellation heeds no shield
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sessionproxy import (
     Request,
     Result,
     create_proxy,
+    http_app,
 )
 from sessionproxy.client.runtime import Held
 from sessionproxy.errors import BackendGone
@@ -187,6 +189,57 @@ def test_a_proxy_cannot_be_mounted_in_itself(state: State) -> None:
             made.mount(other)
     with pytest.raises(ConfigError, match="no such file"):
         made.mount("nowhere.py")
+
+
+class Guard:
+    """A hook in all the ways that one can be written."""
+
+    async def __call__(self, request: Request, call_next: CallNext) -> Result:
+        return await call_next(request)
+
+    async def method(self, request: Request, call_next: CallNext) -> Result:
+        return await call_next(request)
+
+
+class Watcher:
+    """An observer, so too."""
+
+    def __call__(self, message: Forwarded) -> None: ...
+
+    def method(self, message: Forwarded) -> None: ...
+
+
+async def guard(request: Request, call_next: CallNext) -> Result:
+    return await call_next(request)
+
+
+def watch(message: Forwarded) -> None: ...
+
+
+HOOKS = (guard, Guard(), Guard().method, partial(Guard.method, Guard()))
+OBSERVERS = (watch, Watcher(), Watcher().method)
+
+
+@pytest.mark.parametrize("make", [create_proxy, http_app])
+def test_hooks_and_observers_are_not_taken_for_each_other(make: Any, state: State) -> None:  # noqa: ANN401
+    """`create_proxy` and `http_app` alike: what refuses requests would not be awaited where it only
+    watches, and so be off without a word."""
+    for hook in HOOKS:
+        with pytest.raises(ConfigError, match=r"^observers: .* is given as hooks"):
+            make(scripted(), observers=[hook], **state)
+    for observer in OBSERVERS:
+        with pytest.raises(ConfigError, match=r"^hooks: .* is given as observers"):
+            make(scripted(), hooks=[observer], **state)
+    seen: list[Forwarded] = []
+    untold = (seen.append, partial(watch))
+    make(scripted(), hooks=(*HOOKS, *untold), observers=(*OBSERVERS, *untold), **state)
+
+
+def test_an_observer_is_not_added_as_a_hook(state: State) -> None:
+    """`add_hook`: as where the proxy is made."""
+    made: Any = create_proxy(scripted(), **state)
+    with pytest.raises(ConfigError, match=r"^hooks: watch is no coroutine function"):
+        made.add_hook(watch)
 
 
 async def test_what_stands_around_a_proxy_stands_around_it_where_it_is_mounted(

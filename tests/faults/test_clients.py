@@ -95,7 +95,7 @@ async def test_a_call_goes_on_when_its_stream_is_lost_and_its_answer_is_kept(how
     hook = InFlight()
     steps = ({"progress": 1}, {"wait": "go"}, {"progress": {"progress": 2}})
     async with (
-        watched(hooks=[hook]) as watch,
+        watched(observers=[hook]) as watch,
         shimmed(watch.proxy.port) as shim,
         watch.client("alice", url=shim.url()) as alice,
     ):
@@ -158,7 +158,7 @@ async def test_a_client_that_hangs_up_behind_another_request_is_noticed_at_once(
     """FAULTS F26: although what was sent behind cannot be answered yet."""
     hook = InFlight()
     steps = [{"log": "x"}] if when == "behind a stream" else []
-    async with watched(hooks=[hook]) as watch, watch.client("alice") as alice:
+    async with watched(observers=[hook]) as watch, watch.client("alice") as alice:
         first = posted(alice, request("tools/call", calling(*steps, {"wait": "go"})))
         second = posted(alice, request("ping", {"padding": "x" * 1000}))
         for kind in ("ping", "tools/call", "ping") if known else ("tools/call", "ping"):
@@ -296,7 +296,7 @@ async def test_a_stalled_reader_of_what_must_not_be_dropped_is_cut_off_and_count
 async def test_a_stalled_reader_of_a_call_fills_only_that_calls_buffer() -> None:
     """FAULTS F30: the handshake era's rule is applied: the call runs on, its answer is kept."""
     hook = InFlight()
-    async with watched(hooks=[hook]) as watch, watch.client("alice") as alice:
+    async with watched(observers=[hook]) as watch, watch.client("alice") as alice:
         flood = calling(FLOOD, _meta=TOKEN, echo="the end")
         watch.history.sent(alice.session, "tools/call").left = True
         with stalled(watch.proxy.port, posted(alice, request("tools/call", flood))):
@@ -380,7 +380,7 @@ async def test_every_post_gets_its_own_answer_whatever_its_id() -> None:
 async def test_a_cancellation_of_an_id_that_names_two_cancels_none() -> None:
     """FAULTS F32: and one that names one of `1` and `"1"` cancels that one alone."""
     hook = InFlight()
-    async with watched(hooks=[hook]) as watch, watch.client("alice") as alice:
+    async with watched(observers=[hook]) as watch, watch.client("alice") as alice:
         answers: list[Json] = []
 
         async def call(number: object) -> None:
@@ -404,7 +404,7 @@ async def test_answers_out_of_order_doubled_unknown_or_late_are_routed_or_droppe
     hook = InFlight()
     stray = ["999999", '"x"', '"1"', "-1", "null", "1.5", "9" * 40]
     lines = "".join(f'{{"jsonrpc":"2.0","id":{id},"result":{{}}}}\n' for id in stray)
-    async with watched(hooks=[hook]) as watch, watch.client("alice") as alice, alice.listen():
+    async with watched(observers=[hook]) as watch, watch.client("alice") as alice, alice.listen():
         dropped = watch.proxy.app.tally
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(alice.do, {"wait": "the second"})
@@ -509,7 +509,7 @@ async def test_a_request_of_the_backend_with_two_calls_in_flight_goes_out_once_a
     """FAULTS F35: stdio carries no parent id, so on the newest that is read."""
     hook = InFlight()
     ask = ({"log": ""}, {"wait": "go"}, {"ask": {"method": "roots/list"}}, {"release": "all"})
-    async with watched(hooks=[hook]) as watch, watch.client("alice") as alice:
+    async with watched(observers=[hook]) as watch, watch.client("alice") as alice:
         async with (
             alice.listen() as stream,
             alice.doing(*ask, number=1) as asking,

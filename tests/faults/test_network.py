@@ -45,7 +45,7 @@ async def reachable(
     monkeypatch.setattr(serve, "USER_TIMEOUT", UNANSWERED)
     listening = serve.listen(Settings(host=wire.here, port=0, insecure=True))
     served: dict[str, Any] = {"allow_host": [wire.here], "keepalive": COMMENT, **settings}
-    async with watched(hooks=[hook], listening=listening, **served) as watch:
+    async with watched(observers=[hook], listening=listening, **served) as watch:
         yield watch
 
 

@@ -68,7 +68,7 @@ async def test_a_storm_is_admitted_as_far_as_the_queue_goes() -> None:
     waiting: dict[int, anyio.CancelScope] = {}
     opened: list[int] = []
     refused: list[httpx2.Response] = []
-    settings = {"hooks": [starts], "max_sessions": 4 * STARTS, "bystander": False}
+    settings = {"observers": [starts], "max_sessions": 4 * STARTS, "bystander": False}
     async with watched(**settings) as watch:  # pyright: ignore[reportArgumentType]
 
         async def come(number: int) -> None:

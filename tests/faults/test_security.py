@@ -31,7 +31,7 @@ COMMAND: Final = scripted(**listing(naming("do", {"type": "object", "properties"
 
 @asynccontextmanager
 async def modern(**settings: object) -> AsyncGenerator[tuple[Embedded, Modern]]:
-    running = plain(COMMAND, hooks=(), local=True, certificate=None, **settings)
+    running = plain(COMMAND, observers=(), local=True, certificate=None, **settings)
     async with running as proxy, http() as pool:
         yield proxy, Modern(pool, proxy.url)
 

@@ -68,7 +68,7 @@ async def proxy(
     file = tmp_path / "tokens"
     file.write_text(line("alice", ALICE) + line("alice", ALSO_ALICE) + line("bob", BOB))
     serving = plain(
-        command, hooks=(), local=True, certificate=None, token_file=str(file), **settings
+        command, observers=(), local=True, certificate=None, token_file=str(file), **settings
     )
     async with serving as running, http() as pool:
         yield Proxy(running, file, pool)

@@ -247,7 +247,7 @@ def test_one_for_each_user_means_that_no_name_counts() -> None:
 async def modern(
     *, local: bool = True, **settings: object
 ) -> AsyncGenerator[tuple[Embedded, Modern]]:
-    running = plain(scripted(), hooks=(), local=local, certificate=None, **settings)
+    running = plain(scripted(), observers=(), local=local, certificate=None, **settings)
     async with running as proxy, http() as pool:
         yield proxy, Modern(pool, proxy.url)
 

@@ -208,7 +208,7 @@ async def test_overlapping_calls_get_what_is_theirs_also_on_the_second_use_of_th
     restored context; the answer returns under its own id. All clients send `id: 1`.
     """
     hook = Hook()
-    async with embedded(hooks=[hook], around=with_user) as proxy:
+    async with embedded(observers=[hook], around=with_user) as proxy:
         async with AsyncExitStack() as stack:
             clients = [
                 await stack.enter_async_context(connect(proxy.url, patience=TOGETHER))
@@ -232,7 +232,7 @@ async def test_overlapping_calls_get_what_is_theirs_also_on_the_second_use_of_th
 async def test_the_only_call_in_flight_lends_its_context_to_all_that_the_backend_sends() -> None:
     """DESIGN 8: by id, by progress token, else the only exchange in flight."""
     hook = Hook()
-    async with embedded(hooks=[hook], around=with_user) as proxy, connect(proxy.url) as client:
+    async with embedded(observers=[hook], around=with_user) as proxy, connect(proxy.url) as client:
         for user in ("ann", "bob"):
             hook.calls.clear()
             steps = ({"progress": 1}, {"log": "x"}, {"ask": {"method": "roots/list"}})
@@ -250,7 +250,7 @@ async def test_what_a_backend_sends_between_calls_runs_in_nobodys_context() -> N
     request's, nor is the last request's kept."""
     hook = Hook()
     after = {"then": [{"ask": {"method": "roots/list"}}]}
-    async with embedded(hooks=[hook], around=with_user) as proxy:
+    async with embedded(observers=[hook], around=with_user) as proxy:
         async with connect(proxy.url) as opener:
             client = opener.also(x_user="ann")
             async with client.listen() as stream:
@@ -266,7 +266,7 @@ async def test_a_backend_is_started_in_the_context_of_the_server() -> None:
     """DESIGN 8: never the opening request's, nor that of the one which wakes it. The client's own
     `initialize` is shown in its own."""
     hook = Hook()
-    async with embedded(hooks=[hook], around=with_user) as proxy, http() as pool:
+    async with embedded(observers=[hook], around=with_user) as proxy, http() as pool:
         client = Client(pool, proxy.url, headers={"x-user": "ann"})
         await client.initialize()
         await client.do({"then": [{"exit": 0}]})
@@ -283,5 +283,5 @@ async def test_a_hook_that_raises_changes_nothing() -> None:
     def broken(message: Forwarded) -> None:
         raise LookupError(message.method)
 
-    async with embedded(hooks=[broken]) as proxy, connect(proxy.url) as client:
+    async with embedded(observers=[broken]) as proxy, connect(proxy.url) as client:
         assert (await client.do(echo="through"))["echo"] == "through"

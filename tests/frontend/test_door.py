@@ -33,7 +33,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Pem:
 @asynccontextmanager
 async def secured(pem: Pem, **settings: object) -> AsyncGenerator[Embedded]:
     certificate = Certificate(str(pem.cert), str(pem.key))
-    running = plain(scripted(), hooks=(), local=True, certificate=certificate, **settings)
+    running = plain(scripted(), observers=(), local=True, certificate=certificate, **settings)
     async with running as proxy:
         assert proxy.url.startswith("https://")
         yield proxy

@@ -165,7 +165,7 @@ async def proxied(
     handles: str = "optional", command: tuple[str, ...] | None = None, **settings: object
 ) -> AsyncGenerator[tuple[Embedded, Modern]]:
     script = scripted(**SCRIPT) if command is None else command
-    running = plain(script, hooks=(), local=True, certificate=None, handles=handles, **settings)
+    running = plain(script, observers=(), local=True, certificate=None, handles=handles, **settings)
     async with running as proxy, http() as pool:
         yield proxy, Modern(pool, proxy.url)
 

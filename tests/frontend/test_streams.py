@@ -204,7 +204,7 @@ async def test_a_lost_connection_does_not_cancel_and_the_answer_is_kept(version:
     """DESIGN 5.9, FAULTS F26; 2025-11-25 basic/transports: Disconnection SHOULD NOT be
     interpreted as the client cancelling its request."""
     hook = InFlight()
-    async with embedded(hooks=[hook]) as proxy, connect(proxy.url, version=version) as client:
+    async with embedded(observers=[hook]) as proxy, connect(proxy.url, version=version) as client:
         steps = ({"progress": 1}, {"wait": "go"}, {"progress": {"progress": 2}})
         async with client.doing(*steps, _meta=TOKEN, echo="kept", number=7) as incoming:
             await incoming.message()
@@ -222,7 +222,7 @@ async def test_a_lost_connection_does_not_cancel_and_the_answer_is_kept(version:
 async def test_a_call_whose_client_is_gone_before_a_stream_began_runs_to_its_end() -> None:
     """DESIGN 5.9."""
     hook = InFlight()
-    async with session(hooks=[hook]) as (_, client):
+    async with session(observers=[hook]) as (_, client):
         with anyio.move_on_after(0.1):
             async with client.doing({"wait": "go"}, number=7):
                 pass
@@ -237,7 +237,7 @@ async def test_a_call_whose_client_is_gone_before_a_stream_began_runs_to_its_end
 async def test_a_resumed_call_goes_on_where_it_was_left() -> None:
     """2025-11-25 basic/transports#resumability-and-redelivery, item 2; always via GET."""
     hook = InFlight()
-    async with session(hooks=[hook]) as (_, client):
+    async with session(observers=[hook]) as (_, client):
         steps = ({"progress": 3}, {"wait": "go"}, {"progress": {"progress": 4}})
         async with client.doing(*steps, _meta=TOKEN) as incoming:
             await incoming.message()  # one of three
@@ -310,7 +310,7 @@ async def test_an_event_id_of_one_session_opens_nothing_in_another() -> None:
 async def test_a_question_of_a_call_whose_client_is_gone_goes_to_the_get_stream() -> None:
     """DESIGN 4: one stream only, and one that is read if possible."""
     hook = InFlight()
-    async with session(hooks=[hook]) as (_, client), client.listen() as stream:
+    async with session(observers=[hook]) as (_, client), client.listen() as stream:
         async with client.doing(
             {"log": ""}, {"wait": "go"}, {"ask": {"method": "roots/list"}}
         ) as i:

@@ -57,7 +57,7 @@ async def test_a_line_that_a_hook_writes_has_the_session_of_the_request() -> Non
             written.append((bytes(message.body or b""), line))
 
     async with (
-        embedded(hooks=[hook]) as running,
+        embedded(observers=[hook]) as running,
         connect(running.url) as alice,
         connect(running.url) as bob,
     ):

@@ -518,7 +518,7 @@ async def test_a_hook_finds_the_requests_span(spans: Spans) -> None:
         current = trace.get_current_span().get_span_context()
         seen[getattr(message, "kind", "") + " " + getattr(message, "method", "")] = current.span_id
 
-    async with session(hooks=[hook], tracing=ON) as (_, client):
+    async with session(observers=[hook], tracing=ON) as (_, client):
         await client.do()
     served = spans.served(CALL)
     assert served.context is not None

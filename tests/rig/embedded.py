@@ -81,8 +81,8 @@ class Embedded:
 async def embedded(
     command: Fronted = SCRIPTED,
     *,
-    hooks: Sequence[Hook] = (),
-    request_hooks: Sequence[RequestHook] = (),
+    hooks: Sequence[RequestHook] = (),
+    observers: Sequence[Hook] = (),
     local: bool = True,
     around: Callable[[Application], Application] = bare,
     listening: socket.socket | None = None,
@@ -100,7 +100,7 @@ async def embedded(
     with tempfile.TemporaryDirectory(prefix="sp-") as state:
         state_dir = Path(state) / "s"
         settings = {"containment": "guardian", "state_dir": str(state_dir), **settings}
-        app = http_app(command, hooks=hooks, request_hooks=request_hooks, local=local, **settings)
+        app = http_app(command, hooks=hooks, observers=observers, local=local, **settings)
         failed: Exception | None = None
         async with app.lifespan():
             ours = (SHORT_WAY and around is bare) or certificate is not None
@@ -182,7 +182,7 @@ async def _shut_down(server: uvicorn.Server) -> None:
 def plain(
     command: Fronted = SCRIPTED,
     *,
-    hooks: Sequence[Hook] = (),
+    observers: Sequence[Hook] = (),
     local: bool = True,
     certificate: Certificate | None = None,
     **settings: object,
@@ -190,8 +190,8 @@ def plain(
     """As `embedded`, for settings whose names a type checker does not see."""
     return embedded(
         command,
-        hooks=hooks,
-        request_hooks=(),
+        hooks=(),
+        observers=observers,
         local=local,
         around=bare,
         listening=None,
@@ -202,10 +202,10 @@ def plain(
 
 @asynccontextmanager
 async def session(
-    command: Fronted = SCRIPTED, *, hooks: Sequence[Hook] = (), **settings: object
+    command: Fronted = SCRIPTED, *, observers: Sequence[Hook] = (), **settings: object
 ) -> AsyncGenerator[tuple[Embedded, Client]]:
     """A proxy with one session."""
-    running = plain(command, hooks=hooks, local=True, certificate=None, **settings)
+    running = plain(command, observers=observers, local=True, certificate=None, **settings)
     async with running as proxy, connect(proxy.url) as client:
         yield proxy, client
 

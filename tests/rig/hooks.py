@@ -1,4 +1,4 @@
-"""Hooks that let a test see into a proxy that serves in its own event loop.
+"""Observers that let a test see into a proxy that serves in its own event loop.
 
 Neighbours: given to `tests.rig.embedded` or `tests.rig.invariants`.
 """

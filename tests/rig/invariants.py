@@ -126,7 +126,7 @@ async def watched(
     *,
     bystander: bool = True,
     strict: bool = False,
-    hooks: Sequence[Hook] = (),
+    observers: Sequence[Hook] = (),
     env: Sequence[str] = (),
     listening: socket.socket | None = None,
     **settings: object,
@@ -141,8 +141,8 @@ async def watched(
         env = (*env, *_told_backends(ledger, bystander))
         serving = embedded(
             command,
-            hooks=hooks,
-            request_hooks=(),
+            hooks=(),
+            observers=observers,
             local=True,
             around=bare,
             listening=listening,

@@ -195,7 +195,7 @@ async def piped(command: Sequence[str] = SCRIPTED, **settings: object) -> AsyncG
     proxies = embedded(
         command,
         hooks=(),
-        request_hooks=(),
+        observers=(),
         local=True,
         around=bare,
         listening=None,

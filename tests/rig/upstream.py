@@ -314,13 +314,13 @@ async def fronting(
     url: str,
     settings: Mapping[str, object] = MappingProxyType({}),
     *,
-    hooks: Sequence[Hook] = (),
+    observers: Sequence[Hook] = (),
 ) -> AsyncGenerator[Embedded]:
     """A proxy in front of the server at `url`."""
     running = embedded(
         (),
-        hooks=hooks,
-        request_hooks=(),
+        hooks=(),
+        observers=observers,
         local=True,
         around=bare,
         listening=None,

@@ -177,7 +177,7 @@ assert_type(greet("Ann") + part("Bob"), str)
 assert_type(gateway.local, MCPServer[Any])
 
 app: ProxyApp = gateway.http_app(idle=10)
-other: ProxyApp = http_app(["server"], hooks=observers, request_hooks=hooks, idle=10)
+other: ProxyApp = http_app(["server"], hooks=hooks, observers=observers, idle=10)
 
 
 def serve() -> None:
