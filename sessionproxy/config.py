@@ -7,7 +7,7 @@ documentation are made. Neighbours: `cli` fills it, `plan` reads it. Imports not
 import enum
 import os
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import msgspec
 from msgspec import Meta
@@ -403,8 +403,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.max_sessions - self.max_sessions // 4 if self.token_file else None
 
 
-REPEATED: Final = frozenset({"allow_host", "allow_origin", "env", "header", "key_meta", "pass_env"})
-"""Settings that take several values: repeated flags, or separated by spaces in the environment."""
+REPEATED: Final[Mapping[str, str]] = {
+    "allow_host": "mcp.example.org",
+    "allow_origin": "https://example.org",
+    "env": "NAME=VALUE",
+    "header": "NAME=VALUE",
+    "key_meta": "threadId",
+    "pass_env": "NAME",
+}
+"""Settings that take several values: repeated flags, or separated by spaces in the environment. To
+each an example."""
 
 LINES: Final = frozenset({"header"})
 """Those of them whose values may have spaces: separated by line ends in the environment."""
@@ -424,6 +432,7 @@ def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Setti
     for name in values:
         if name not in Settings.__struct_fields__:
             raise ConfigError(f"{named.format(name)}: no such setting")
+    values = {name: _listed(name, value, named=named) for name, value in values.items()}
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
@@ -432,6 +441,32 @@ def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Setti
         if named != IN_PYTHON:
             setting = setting.replace("_", "-")
         raise ConfigError(f"{named.format(setting)}: {_plain(text)}") from None
+
+
+def _listed(setting: str, value: object, *, named: str) -> object:
+    """Return a setting's value; in Python, one of `NAME=VALUE` each may be a mapping.
+
+    Raises: ConfigError: it is one text where several can be, or no such mapping. No value is shown:
+    it may be secret.
+    """
+    if setting not in REPEATED or not isinstance(value, str | Mapping):
+        return value
+    where, example = named.format(setting), REPEATED[setting]
+    pairs = named == IN_PYTHON and "=" in example
+    if isinstance(value, Mapping) and pairs:
+        given = cast("Mapping[object, object]", value)
+        return tuple(_pair(where, name, each) for name, each in given.items())
+    name, _, each = example.partition("=")
+    instead = f', or a mapping such as {{"{name}": "{each}"}}' if pairs else ""
+    raise ConfigError(f'{where}: expected a list such as ["{example}"]{instead}')
+
+
+def _pair(where: str, name: object, value: object) -> str:
+    if not isinstance(name, str) or not name or "=" in name:
+        raise ConfigError(f"{where}: expected a mapping of names to values")
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} {name}: expected a string")
+    return f"{name}={value}"
 
 
 _PLAIN_WORDS: Final = (

@@ -87,9 +87,9 @@ async def _tried(route: Route) -> AsyncGenerator[Finding]:
             server = _text(members(result).get("serverInfo"))
             yield Finding("initialize", f"{_took(clock() - began)}: {server}")
             began = clock()
-            tools = _tools(await request("tools/list", b"{}"))
-            names = ", ".join(tool.name for tool in tools)
-            yield Finding("tools/list", f"{_took(clock() - began)}: {len(tools)}: {names}")
+            listed = await request("tools/list", b"{}")
+            took = _took(clock() - began)
+            yield Finding("tools/list", f"{took}: {_listed(route, listed)}")
             began = clock()
         yield Finding("stop", _took(clock() - began))
     except (ProxyError, ConfigError) as error:
@@ -131,6 +131,15 @@ class _Tool(msgspec.Struct):
 
 class _Tools(msgspec.Struct):
     tools: list[_Tool]
+
+
+def _listed(route: Route, result: Bytes) -> str:
+    """Return how many tools there are, and the names that clients see."""
+    all_of_them = _tools(result)
+    tools = _tools(route.names.result("tools/list", result))
+    hidden = len(all_of_them) - len(tools)
+    count = f"{len(tools)} ({hidden} more not shown)" if hidden else str(len(tools))
+    return f"{count}: {', '.join(tool.name for tool in tools)}"
 
 
 def _tools(result: Bytes) -> list[_Tool]:

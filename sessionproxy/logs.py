@@ -1,6 +1,7 @@
-"""How log lines look: plain, or one JSON object each. For the command line alone.
+"""How log lines look: plain, or one JSON object each. For processes of the proxy's own.
 
-Neighbours: `cli` sets it up; an application that embeds the proxy has its own logging.
+Neighbours: `cli` sets it up, and so does `Proxy.run` where the program has not; an application that
+embeds the proxy has its own logging.
 """
 
 import json
@@ -55,3 +56,9 @@ def set_up(*, level: str, as_json: bool) -> None:
     # These tell of every request, of its URL, which may be secret, and even of its headers.
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def is_set_up() -> bool:
+    """Return whether this program has said itself where the log goes."""
+    ours = logging.getLogger(__package__)
+    return bool(logging.getLogger().handlers or ours.handlers)

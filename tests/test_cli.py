@@ -18,6 +18,7 @@ from tests.rig.http import Client, calling, connect, http
 from tests.rig.modern import Modern
 from tests.rig.piped import process
 from tests.rig.proxy import DEMO, ROOT, proxy
+from tests.rig.several import listing
 
 
 def cli(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -285,6 +286,23 @@ def test_doctor_tries_a_backend(tmp_path: Path) -> None:
     for what in ("start", "initialize", "tools/list", "stop"):
         assert f"ok   {what}: " in done.stdout
     assert list((tmp_path / "s" / "run").iterdir()) == []
+
+
+def test_doctor_lists_tools_as_clients_see_them(tmp_path: Path) -> None:
+    """PARITY 14: who tries a configuration wants to know what its rules come to."""
+    command, *args = listing(tools=["do"])
+    server = {"command": command, "args": args}
+    one = {**server, "rename_tools": {"do": "act"}}
+    path = written(
+        tmp_path,
+        "servers.json",
+        json.dumps({"mcpServers": {"one": one, "two": {**server, "deny_tools": ["*"]}}}),
+    )
+    done = cli("doctor", "--state-dir", str(tmp_path / "s"), "--config", path)
+    assert done.returncode == 0, done
+    lists = [line for line in done.stdout.splitlines() if "tools/list: " in line]
+    assert lists[0].endswith(" ms: 1: one_act")
+    assert lists[1].endswith(" ms: 0 (1 more not shown): ")
 
 
 def test_doctor_names_a_command_that_is_not_there() -> None:

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from sessionproxy.config import (
+    IN_PYTHON,
     REPEATED,
     ConfigError,
     OnLoss,
@@ -82,6 +83,34 @@ def test_a_value_out_of_its_bounds_is_named(name: str, value: object) -> None:
     assert "\n" not in text
 
 
+def test_names_and_values_may_be_a_mapping_in_python() -> None:
+    """As every other Python API has environments and headers."""
+    given = {"env": {"A": "b=c", "D": ""}, "header": {"X-Key": "k"}}
+    settings = settings_from(given, named=IN_PYTHON)
+    assert settings.env == ("A=b=c", "D=")
+    assert settings.header == ("X-Key=k",)
+    with pytest.raises(ConfigError, match="env: expected a list such as"):
+        settings_from(given, named="servers.json: sessionproxy.{}")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"env": "A=s3cret"}, 'env: expected a list such as ["NAME=VALUE"], or a mapping such as'),
+        ({"pass_env": "PATH"}, 'pass_env: expected a list such as ["NAME"]'),
+        ({"pass_env": {"A": "s3cret"}}, 'pass_env: expected a list such as ["NAME"]'),
+        ({"env": {"A": 5}}, "env A: expected a string"),
+        ({"header": {"A=s3cret": "b"}}, "header: expected a mapping of names to values"),
+    ],
+)
+def test_what_is_no_list_is_refused_with_an_example(given: dict[str, object], text: str) -> None:
+    """DESIGN 11: bad configuration; a value may be secret, so none is shown."""
+    with pytest.raises(ConfigError) as refused:
+        settings_from(given, named=IN_PYTHON)
+    assert str(refused.value).startswith(text)
+    assert "s3cret" not in str(refused.value)
+
+
 def test_a_setting_that_does_not_exist_is_named() -> None:
     """DESIGN 11: a typo must not pass for the default."""
     with pytest.raises(ConfigError, match="max_session: no such setting"):
@@ -90,7 +119,7 @@ def test_a_setting_that_does_not_exist_is_named() -> None:
 
 def test_settings_of_several_values_are_those_that_are_tuples() -> None:
     """`REPEATED`: repeated flags."""
-    assert {name for name in NAMES if isinstance(getattr(Settings(), name), tuple)} == REPEATED
+    assert {name for name in NAMES if isinstance(getattr(Settings(), name), tuple)} == set(REPEATED)
 
 
 def test_starts_at_once_default_to_twice_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,10 @@ NAMED: Final = frozenset({"notifications/cancelled", "notifications/progress"})
 """Notifications that say themselves what they are about, also when a request is over."""
 
 
+class NoServer(TypeError):
+    """A function that should return a server did not. Its text may be shown to clients."""
+
+
 class Letter(NamedTuple):
     """One message on its way to the server."""
 
@@ -353,11 +357,14 @@ class Outgoing(Stream):
 def lowlevel(server: object) -> "Server[Any]":
     """Return the server that an SDK's server object is, or is built around.
 
-    Raises: TypeError: it is none.
+    Raises: NoServer: it is none.
     """
     inner = _inner(server)
     if not is_server(server):
-        raise TypeError(f"{type(server).__name__} is no server of the SDK")
+        raise NoServer(
+            f"its function returned a {type(server).__name__}, which is no server of the SDK; one "
+            "that returns clients is given as ProxyProvider(function)"
+        )
     return inner  # type: ignore[return-value] # what it has is what is used of it
 
 
@@ -397,4 +404,6 @@ def _exit_of(error: BaseException) -> Exit:
             return _exit_of(several.exceptions[0])
         error = several
     told = "".join(traceback.format_exception(error)).splitlines()[-KEPT_LINES:]
+    if isinstance(error, NoServer):
+        return Exit(detail=str(error), stderr=tuple(told))
     return Exit(detail=f"its server raised {type(error).__name__}", stderr=tuple(told))

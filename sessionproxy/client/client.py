@@ -5,11 +5,11 @@ handlers; `client.provider` and `client.proxy` make proxies of it.
 """
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Final, Self
+from typing import Any, Final, Self
 from weakref import WeakSet
 
 import anyio
@@ -70,13 +70,13 @@ class ProxyClient(Calls):
         elicitation_handler: ElicitationHandler | None = default_proxy_elicitation_handler,
         log_handler: LogHandler | None = default_proxy_log_handler,
         progress_handler: ProgressHandler | None = default_proxy_progress_handler,
-        rules: Rules = NO_RULES,
+        rules: Rules | Mapping[str, Any] = NO_RULES,
         **settings: object,
     ) -> None:
-        """`target`: as of `create_proxy`. `name`: by which it introduces itself. `settings`: those
-        of the command line, with underscores.
+        """`target`, `rules`: as of `create_proxy`. `name`: by which it introduces itself.
+        `settings`: those of the command line, with underscores.
 
-        Raises: ConfigError: the target or a setting is wrong.
+        Raises: ConfigError: the target, a handler or a setting is wrong.
         """
         self.target = target
         self.name = name
@@ -89,6 +89,7 @@ class ProxyClient(Calls):
             log=log_handler,
             progress=progress_handler,
         )
+        self.handlers.check()
         self.settings: Settings = settings_from({**CLIENT_SETTINGS, **settings}, named="{}")
         self._servers = servers_of(target, self.settings, rules)
         self._held = self._connection()

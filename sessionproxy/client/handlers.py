@@ -6,7 +6,14 @@ Neighbours: `client.link` calls handlers; users write them.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from inspect import (
+    isasyncgenfunction,
+    isawaitable,
+    iscoroutinefunction,
+    isfunction,
+    isgeneratorfunction,
+)
 from typing import Any, Final, TypeAlias, TypeVar
 
 import mcp_types as types
@@ -15,6 +22,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, TypeAdapter
 
 from .. import wire
+from ..config import ConfigError
 from ..core.exchange import Exchange, Outcome
 from ..core.reach import REACH, ask_client
 from ..wire import Bytes
@@ -117,6 +125,14 @@ class Handlers:
     log: LogHandler | None = default_proxy_log_handler
     progress: ProgressHandler | None = default_proxy_progress_handler
 
+    def check(self) -> None:
+        """Raises: ConfigError: one of them is certainly no coroutine function. Of other callables
+        it shows when they are called."""
+        for each in fields(self):
+            handler: object = getattr(self, each.name)
+            if handler is not None and (not callable(handler) or _returns_at_once(handler)):
+                raise ConfigError(f"{each.name}_handler: expected a coroutine function (async def)")
+
     @property
     def capabilities(self) -> dict[str, object]:
         """What a server may ask, as the client declares it."""
@@ -164,12 +180,13 @@ class Handlers:
         context = HandlerContext(exchange, _meta_of(raw))
         result: BaseModel | None = None
         if method == ROOTS and self.roots is not None:
-            result = await self.roots(context)
+            result = await _awaited("roots", self.roots(context))
         elif method == SAMPLING and self.sampling is not None:
             found = types.CreateMessageRequestParams.model_validate_json(raw)
-            result = await self.sampling(context, found)
+            result = await _awaited("sampling", self.sampling(context, found))
         elif method == ELICITATION and self.elicitation is not None:
-            result = await self.elicitation(context, _PARAMS.validate_json(raw))
+            asked = _PARAMS.validate_json(raw)
+            result = await _awaited("elicitation", self.elicitation(context, asked))
         if result is None:
             return Outcome(error=msgspec.json.encode({"code": -32601, "message": "not supported"}))
         if isinstance(result, types.ErrorData):
@@ -183,10 +200,35 @@ class Handlers:
         """
         raw = b"{}" if params is None else bytes(params)
         if method == LOG and self.log is not None:
-            await self.log(types.LoggingMessageNotificationParams.model_validate_json(raw))
+            said = types.LoggingMessageNotificationParams.model_validate_json(raw)
+            await _awaited("log", self.log(said))
         elif method == PROGRESS and self.progress is not None:
             told = types.ProgressNotificationParams.model_validate_json(raw)
-            await self.progress(told.progress, told.total, told.message)
+            found = self.progress(told.progress, told.total, told.message)
+            await _awaited("progress", found)
+
+
+def _returns_at_once(handler: object) -> bool:
+    """Return whether a function is certain to return nothing that can be awaited: it says so, or
+    is a generator. One that says nothing may return what a coroutine function returns."""
+    function = getattr(handler, "__func__", handler)  # of a bound method
+    if isgeneratorfunction(function) or isasyncgenfunction(function):
+        return True
+    if not isfunction(function) or iscoroutinefunction(function):
+        return False
+    try:
+        hints: dict[str, object] = function.__annotations__
+    except NameError:  # something there is known to type checkers alone
+        return False
+    return "return" in hints and hints["return"] in (None, "None", type(None))
+
+
+async def _awaited(handler: str, returned: Awaitable[M]) -> M:
+    """Raises: TypeError: a handler returned something else, which types alone cannot prevent."""
+    if not isawaitable(returned):
+        kind = type(returned).__name__
+        raise TypeError(f"{handler}_handler must be a coroutine function; it returned a {kind}")
+    return await returned
 
 
 def encoded(model: BaseModel) -> bytes:

@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self, cast
 
 import anyio
 import msgspec
 
+from .. import logs
 from ..app import ProxyApp
 from ..assembly import Running
 from ..backends.hooked import HookedLauncher
@@ -26,6 +27,7 @@ from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, check_hooks, check_toget
 from ..serve import serve, serve_async
 from ..serve_stdio import serve_stdio, serve_stdio_async
 from ..servers import NO_RULES, Rules
+from ..servers.wording import SERVER_NAME, SERVER_NAMES
 from ..wire import Bytes
 from .calls import Calls
 from .components import ClientFactory, ProxyPrompt, ProxyResource, ProxyTemplate, ProxyTool
@@ -59,7 +61,7 @@ def create_proxy(
     sessions: Sessions = "frontend",
     hooks: Sequence[RequestHook] = (),
     observers: Sequence[Hook] = (),
-    rules: Rules = NO_RULES,
+    rules: Rules | Mapping[str, Any] = NO_RULES,
     instructions: str | None = None,
     **settings: object,
 ) -> "Proxy":
@@ -73,7 +75,8 @@ def create_proxy(
 
     `sessions`: a backend for each session in front (`frontend`), for each request (`request`), or
     one for all (`shared`). `hooks` are run around every request, the first one outermost;
-    `observers` are shown every message. `rules` rename and hide components of the only server.
+    `observers` are shown every message. `rules` rename and hide components of the only server:
+    `Rules`, or a mapping of the fields that a configuration has for it.
     `name` and `instructions`: how it introduces itself where it puts several servers together.
     `settings`: any of the command line's, with underscores (`idle=60, max_sessions=8`).
 
@@ -138,12 +141,15 @@ class Proxy(Extended, Calls):
         check_hooks([hook], ())
         self._hooks.append(hook)
 
-    def mount(self, other: ProxyTarget, *, prefix: str = "") -> None:
+    def mount(self, other: ProxyTarget, prefix: str = "") -> None:
         """Have what `other` has here too: tools and prompts as `{prefix}_{name}`, resources and
         templates as `scheme://{prefix}/rest`. It is asked live, session by session.
 
-        Raises: ConfigError: it is no target, or has this very proxy.
+        Raises: ConfigError: it is no target, or has this very proxy, or the prefix cannot stand in
+            names and URIs.
         """
+        if prefix and not SERVER_NAME.fullmatch(prefix):
+            raise ConfigError(f"mount: expected a prefix of {SERVER_NAMES}, or none")
         if isinstance(other, Proxy):
             if self in other.mounted():
                 raise ConfigError("mount: a proxy cannot be mounted in itself")
@@ -233,12 +239,17 @@ class Proxy(Extended, Calls):
         `stdio`: one client, on stdin and stdout. `http`: Streamable HTTP at `path`, and the older
         HTTP with SSE beside it at `/sse`; `sse` is the same.
 
+        The log goes to stderr, as `log_level` and `log_json` say, unless the program has set up
+        logging itself.
+
         Raises: ConfigError: nothing was started.
         """
         if transport == "stdio":
+            self._set_log_up()
             serve_stdio(self.settings, self.plan(), hooks=self._hooks, observers=self._observers)
             return
         own = self._listening(transport, host, port, path)
+        self._set_log_up()
         serve(
             own,
             self.plan(own),
@@ -273,6 +284,10 @@ class Proxy(Extended, Calls):
             observers=self._observers,
             on_ready=lambda app, url: (on_ready or self._say_where)(url),
         )
+
+    def _set_log_up(self) -> None:
+        if not logs.is_set_up():
+            logs.set_up(level=self.settings.log_level.value, as_json=self.settings.log_json)
 
     def _say_where(self, url: str) -> None:
         sys.stderr.write(f"{self.name}: {url}\n")

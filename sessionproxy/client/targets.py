@@ -19,7 +19,15 @@ from ..backends import InProcess, Target, Template, factory_of
 from ..backends.hosted import is_server
 from ..config import Carrier, ConfigError, Settings
 from ..plan import ONLY, Plan, Planned, configured_from, planned_from
-from ..servers import NO_RULES, Configuration, Rules, Server, configuration_from, read_configuration
+from ..servers import (
+    NO_RULES,
+    Configuration,
+    Rules,
+    Server,
+    configuration_from,
+    read_configuration,
+    rules_from,
+)
 from .described import (
     CommandParameters,
     ServersModel,
@@ -73,12 +81,13 @@ transport of FastMCP's; a server of the SDK or FastMCP's, or a function that ret
 
 
 def servers_of(
-    target: ProxyTarget, settings: Settings, rules: Rules = NO_RULES
+    target: ProxyTarget, settings: Settings, rules: Rules | Mapping[str, Any] = NO_RULES
 ) -> tuple[Planned, ...]:
     """Return the servers that a target comes to. `rules`: of the only one.
 
-    Raises: ConfigError: it is none, or something is wrong with it.
+    Raises: ConfigError: it is none, or something is wrong with it or with a rule.
     """
+    ruled = rules_from(rules, where="rules")
     if isinstance(target, Plannable):
         planned = tuple(target.planned(settings))
     elif isinstance(target, Server):
@@ -88,11 +97,11 @@ def servers_of(
     else:
         source = _source(target, settings)
         planned = (Planned(name=ONLY, source=source, settings=settings),)
-    if rules.is_empty:
+    if ruled.is_empty:
         return planned
     if len(planned) != 1:
         raise ConfigError("rules: there are several servers; each has its own in a configuration")
-    return (replace(planned[0], rules=rules),)
+    return (replace(planned[0], rules=ruled),)
 
 
 def under(settings: Settings, servers: Sequence[Planned], *, before: Settings) -> list[Planned]:
@@ -146,6 +155,8 @@ def _source(target: object, settings: Settings) -> "Template | Target | InProces
     if isinstance(target, Sequence):
         return _template(_words(cast("Sequence[object]", target)), settings)
     check_no_connection(target)
+    if isinstance(getattr(target, "__self__", None), Plannable):
+        raise ConfigError("target: it returns clients, not servers; give it as ProxyProvider(...)")
     if callable(target):
         return factory_of(cast("Callable[[], Any]", target))
     raise ConfigError(
@@ -187,7 +198,8 @@ def _script(path: str) -> tuple[str, ...]:
             ".toml; give a command as a list of words"
         )
     if not Path(path).is_file():
-        raise ConfigError(f"target {json.dumps(path)}: no such file")
+        hint = "; give a command as a list of words" if " " in path else ""
+        raise ConfigError(f"target {json.dumps(path)}: no such file{hint}")
     return runtime, abspath(path)  # the backend may stand elsewhere
 
 

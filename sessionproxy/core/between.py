@@ -5,7 +5,7 @@ Neighbours: `eras`, `backends.renamed`, `backends.hooked` and `backends.composit
 """
 
 from collections.abc import Callable
-from typing import Protocol, Self, runtime_checkable
+from typing import Final, Protocol, Self, runtime_checkable
 
 from ..errors import Exit
 from ..wire import Bytes
@@ -13,6 +13,11 @@ from .caller import Nobody
 from .exchange import Ask, Exchange, Outbound, Outcome
 from .memory import Opening
 from .ports import Backend, Composed, Identity, Launcher, Losing, Upstream
+
+FAULTY: Final = Outcome(
+    error=b'{"code":-32603,"message":"The proxy failed to pass the answer on."}'
+)
+"""What a request gets whose answer we failed with, by a fault of our own."""
 
 
 class Instead:
@@ -34,7 +39,11 @@ class Instead:
         self.outer.sink.message(message)
 
     def settled(self, exchange: Exchange) -> None:
-        self._then(exchange.outcome or Outcome())
+        try:
+            self._then(exchange.outcome or Outcome())
+        except Exception:
+            self.outer.settle(FAULTY)  # nobody else would: the answer has come
+            raise  # to whoever had it from the backend, and logs it
 
 
 def instead_of(

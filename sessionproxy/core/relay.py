@@ -50,6 +50,11 @@ MAX_DIGITS: Final = 18
 MAX_TASK_TOKENS: Final = 256
 """Progress tokens kept for tasks whose request is already answered; the oldest goes first."""
 
+FAULTY: Final = Outcome(
+    error=b'{"code":-32603,"message":"The proxy failed to pass the request on."}'
+)
+"""What a backend's request gets that we failed with, by a fault of our own."""
+
 
 class Transport(Protocol):
     """Carries whole messages to a backend, in order."""
@@ -271,7 +276,11 @@ class Relay:
         self._asks[key] = ask
         if self._hooks:
             self._shown.show(Forwarded(False, "request", method, params, exchange))
-        self._upstream.ask(ask, exchange)
+        try:
+            self._upstream.ask(ask, exchange)
+        except Exception:  # a fault of ours: the backend must not wait for an answer for ever
+            ask.decline(FAULTY)
+            raise
 
     def _notified(self, message: Message, line: bytes, via: Exchange | None) -> None:
         method = str(message.method)

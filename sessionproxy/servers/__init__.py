@@ -5,7 +5,7 @@ Neighbours: `config` has the settings of the proxy. Knows no process and no conn
 
 from .configuration import Configuration, configuration_from, read_configuration
 from .rules import NO_RULES, Rules, ToolChange, tags_of
-from .server import Server
+from .server import Server, rules_from
 
 __all__ = [
     "NO_RULES",
@@ -15,5 +15,6 @@ __all__ = [
     "ToolChange",
     "configuration_from",
     "read_configuration",
+    "rules_from",
     "tags_of",
 ]

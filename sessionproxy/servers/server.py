@@ -8,11 +8,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias, cast
 from urllib.parse import urlsplit
 
 from ..config import ENV_PREFIX, Carrier, ConfigError
-from .rules import Rules, check_names, tool_names
+from .rules import NO_RULES, Rules, ToolChange, check_names, tool_names
 from .variables import filled
 from .wording import shown
 from .written import (
@@ -34,6 +34,8 @@ _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 """RFC 9110, sections 5.6.2 and 5.5."""
 
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+
+_Mapping: TypeAlias = Mapping[object, object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,3 +276,50 @@ def _rules(written: Written, where: str) -> Rules:
         include_tags=written.include_tags or (),
         exclude_tags=written.exclude_tags or (),
     )
+
+
+def rules_from(given: object, *, where: str) -> Rules:
+    """Return the rules that code gives: `Rules`, or a mapping of the fields that they have in a
+    file. Checked as in a file, whichever it is.
+
+    Raises: ConfigError: it is neither, or a field is wrong.
+    """
+    if isinstance(given, Rules):
+        members = _members_of(given)
+    elif isinstance(given, Mapping):
+        members = {str(name): _plain(rule) for name, rule in cast(_Mapping, given).items()}
+    else:
+        raise ConfigError(f'{where}: expected Rules, or a mapping such as {{"deny_tools": ["x"]}}')
+    for name in members:
+        if name not in Rules.__struct_fields__:
+            allowed = ", ".join(Rules.__struct_fields__)
+            raise ConfigError(f"{where}.{shown(name)}: no such rule; expected some of {allowed}")
+    return _rules(written_from(members, where=where), where)
+
+
+def _members_of(rules: Rules) -> dict[str, object]:
+    """Return the fields that say something, as a file has them: there a tool's new name stands in
+    one place."""
+    found: dict[str, object] = {}
+    for name in Rules.__struct_fields__:
+        rule: object = getattr(rules, name)
+        if rule != getattr(NO_RULES, name):
+            found[name] = _plain(rule)
+    renames = found.get("rename_tools")
+    if isinstance(renames, dict) and isinstance(found.get("tools"), dict):
+        changes = cast("Mapping[str, object]", rules.tools)
+        found["rename_tools"] = {
+            old: new
+            for old, new in cast("dict[str, object]", renames).items()
+            if new != getattr(changes.get(old), "name", None)
+        }
+    return found
+
+
+def _plain(rule: object) -> object:
+    """Return mappings and changes of tools as objects of JSON."""
+    if isinstance(rule, ToolChange):
+        return {name: getattr(rule, name) for name in ToolChange.__struct_fields__}
+    if isinstance(rule, Mapping):
+        return {name: _plain(each) for name, each in cast(_Mapping, rule).items()}
+    return rule

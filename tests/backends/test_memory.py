@@ -430,7 +430,11 @@ def leaving() -> object:
 
 @pytest.mark.parametrize(
     ("served", "raised"),
-    [(lowlevel(failing), "RuntimeError"), (not_a_server, "TypeError"), (leaving, "SystemExit")],
+    [
+        (lowlevel(failing), "its server raised RuntimeError"),
+        (not_a_server, "is no server of the SDK"),
+        (leaving, "its server raised SystemExit"),
+    ],
 )
 @pytest.mark.parametrize("exposed", [True, False])
 async def test_a_server_that_cannot_start_is_named_with_what_it_raised(
@@ -442,7 +446,7 @@ async def test_a_server_that_cannot_start_is_named_with_what_it_raised(
     async with embedded(served, expose_stderr=exposed) as proxy, http() as pool:
         client = Client(pool, proxy.url)
         answer = (await client.initialize()).json()
-        assert f"its server raised {raised}" in answer["error"]["message"]
+        assert raised in answer["error"]["message"]
         assert ("Traceback" in json.dumps(answer)) == exposed
         assert client.id == ""
         await until(lambda: len(proxy.manager.registry) == 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -12,6 +13,7 @@ from pydantic import BaseModel, FileUrl
 
 from sessionproxy import (
     CallNext,
+    ConfigError,
     HandlerContext,
     ProxyClient,
     Request,
@@ -378,3 +380,65 @@ async def test_outside_of_a_request_the_default_ones_refuse(state: State) -> Non
     async with ProxyClient(scripted(), **state) as client:
         facts = found(await client.call_tool("do", do({"ask": QUESTIONS}, *TELLING)))
     assert ["error" in each for each in facts["answers"]] == [True] * 3
+
+
+# -- that are none ---------------------------------------------------------------------------------
+
+
+def says_so(params: object) -> None:
+    """A handler that certainly is none."""
+
+
+def generator(params: object) -> Any:  # noqa: ANN401 - what it is shows in its body
+    yield params
+
+
+class Says:
+    def log(self, params: object) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [says_so, generator, Says().log, "print"])
+def test_a_handler_that_cannot_be_awaited_is_refused_when_it_is_given(
+    handler: Any,  # noqa: ANN401
+) -> None:
+    """DESIGN 11: rather than with every message that it would have been told."""
+    for name in ("log_handler", "elicitation_handler"):
+        with pytest.raises(ConfigError, match=rf"^{name}: expected a coroutine function"):
+            ProxyClient(scripted(), **{name: handler})
+
+
+async def test_a_function_that_returns_an_awaitable_is_a_handler(state: State) -> None:
+    """`LogHandler` and its like: what they return is awaited, whatever made it."""
+    own = Own()
+    handlers: dict[str, Any] = own.handlers()
+    for name, handler in handlers.items():
+        handlers[name] = partial(handler) if name == "log_handler" else _plainly(handler)
+    async with ProxyClient(scripted(), **handlers, **state) as client:
+        facts = found(await client.call_tool("do", do({"ask": QUESTIONS}, *TELLING)))
+    assert [each["result"] for each in facts["answers"]] == list(ANSWERS.values())
+    assert own.told == [{"said": 1}, (1, 2), (2, 2)]
+
+
+def _plainly(handler: Any) -> Any:  # noqa: ANN401
+    def returning(*told: object) -> Any:  # noqa: ANN401
+        return handler(*told)
+
+    return returning
+
+
+async def test_a_handler_that_returns_nothing_is_named_where_it_fails(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be told when it is given: the message says which, and what it should be."""
+
+    def quiet(*told: object) -> Any:  # noqa: ANN401 - so it cannot be told
+        return None
+
+    names = ("roots", "sampling", "elicitation", "log", "progress")
+    handlers: dict[str, Any] = {f"{name}_handler": quiet for name in names}
+    async with ProxyClient(scripted(), **handlers, **state) as client:
+        facts = found(await client.call_tool("do", do({"ask": QUESTIONS}, *TELLING)))
+    assert [each["error"]["code"] for each in facts["answers"]] == [-32603] * 3
+    for name in names:
+        said = f"{name}_handler must be a coroutine function; it returned a NoneType"
+        assert said in caplog.text

@@ -1,6 +1,7 @@
 """A proxy as an object: what it is put together of, and used from this process."""
 
 import asyncio  # noqa: TID251 - its own cancellation heeds no shield
+import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -21,8 +22,10 @@ from sessionproxy import (
     Proxy,
     ProxyClient,
     ProxyError,
+    ProxyProvider,
     Request,
     Result,
+    StatefulProxyClient,
     create_proxy,
     http_app,
 )
@@ -242,6 +245,51 @@ def test_an_observer_is_not_added_as_a_hook(state: State) -> None:
         made.add_hook(watch)
 
 
+@pytest.mark.parametrize("prefix", ["a b", "a/b", "..", "x" * 65, "ä"])
+def test_a_prefix_is_checked_as_names_of_servers_are(prefix: str, state: State) -> None:
+    """PARITY 14: it stands in names and URIs, where such a one could not be called."""
+    made = create_proxy(scripted(), **state)
+    with pytest.raises(ConfigError, match=r"^mount: expected a prefix of 1 to 64 letters"):
+        made.mount(scripted(), prefix)
+    with pytest.raises(ConfigError, match=r"^mount: "):
+        made.add_provider(ProxyProvider(lambda: ProxyClient(scripted())), namespace=prefix)
+    for fine in ("", "a.b-c_1"):
+        made.mount(scripted(), fine)
+    assert [server.prefix for server in made.plan().servers] == ["", "", "a.b-c_1"]
+
+
+RUNS = """
+import logging, sys
+from sessionproxy import create_proxy
+if "own" in sys.argv:
+    logging.basicConfig(format="mine %(message)s", level="DEBUG")
+create_proxy([sys.executable, "-c", ""], log_level="debug", log_json=True, state_dir=sys.argv[1],
+    containment="process-group").run("stdio")
+"""
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_proxy_that_is_run_writes_its_log_unless_the_program_has_its_own(
+    own: bool, tmp_path: Path
+) -> None:
+    """`Proxy.run` is for a process of its own, as the command line is."""
+    opening = (
+        '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",'
+        '"capabilities":{},"clientInfo":{"name":"c","version":"1"}}}\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS, str(tmp_path / "s"), *(["own"] if own else [])],
+        input=opening,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    assert ("mine session" in done.stderr) == own
+    assert ('"logger": "sessionproxy' in done.stderr) != own
+
+
 async def test_what_stands_around_a_proxy_stands_around_it_where_it_is_mounted(
     state: State,
 ) -> None:
@@ -344,3 +392,15 @@ async def test_a_proxy_is_left_also_where_that_is_cut_off(state: dict[str, Any])
         await using
     await until(lambda: proxy._runs.value is None)  # pyright: ignore[reportPrivateUsage]
     assert proxy._runs.holds == 0  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_function_that_returns_clients_is_told_where_it_belongs(state: State) -> None:
+    """Issue 5: a method of a client when it is given; of others it shows at first use."""
+    client = StatefulProxyClient(scripted(), **state)
+    for method in (client.new, client.new_stateful):
+        with pytest.raises(ConfigError, match=r"give it as ProxyProvider\("):
+            create_proxy(method)  # pyright: ignore[reportArgumentType]
+    clients: Any = lambda: ProxyClient(scripted())  # noqa: E731 - as users write it
+    made = create_proxy(clients, **state)
+    with pytest.raises(ProxyError, match=r"returned a ProxyClient.* ProxyProvider\(function\)"):
+        await made.list_tools()

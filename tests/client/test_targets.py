@@ -12,7 +12,7 @@ from mcp.server.mcpserver import MCPServer
 from sessionproxy.backends import Target, Template
 from sessionproxy.client.targets import ProxyTarget, servers_of
 from sessionproxy.config import Carrier, ConfigError, settings_from
-from sessionproxy.servers import Rules
+from sessionproxy.servers import Rules, ToolChange
 
 SETTINGS = settings_from({})
 
@@ -102,10 +102,50 @@ def test_rules_are_for_one_server(tmp_path: Path) -> None:
     """PARITY 14: each of several has its own, in its configuration."""
     rules = Rules(deny_tools=("x",))
     (server,) = servers_of(MCPServer("one"), SETTINGS, rules)
-    assert server.rules is rules
+    assert server.rules == rules
     several = {name: {"command": sys.executable} for name in ("a", "b")}
     with pytest.raises(ConfigError, match=r"rules: there are several servers"):
         servers_of(several, SETTINGS, rules)
+
+
+def test_rules_may_be_written_as_in_a_configuration() -> None:
+    """PARITY 14: the same fields mean the same, a tool's new name among its changes too."""
+    given: dict[str, Any] = {
+        "deny_tools": ["x"],
+        "rename_prompts": {"p": "q"},
+        "tools": {"count": {"name": "tally", "title": "Tally"}},
+    }
+    rules = Rules(
+        deny_tools=("x",),
+        rename_prompts={"p": "q"},
+        rename_tools={"count": "tally"},
+        tools={"count": ToolChange(name="tally", title="Tally")},
+    )
+    wanted = servers_of({"mcpServers": {"a": {"command": sys.executable, **given}}}, SETTINGS)[
+        0
+    ].rules
+    for each in (given, rules, Rules(**given), wanted):
+        assert servers_of(MCPServer("one"), SETTINGS, each)[0].rules == wanted == rules
+
+
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        (Rules(deny_tools="count"), "rules.deny_tools: expected a list"),  # type: ignore[arg-type]
+        ({"deny_tools": "count"}, "rules.deny_tools: expected a list"),
+        (Rules(tools={"count": {"nam": "x"}}), r"rules.tools.count.nam: no such change"),  # type: ignore[dict-item]
+        (Rules(tools={"count": ToolChange(name="a b")}), r"rules.tools.count.name: expected 1 to"),
+        (Rules(rename_tools={"count": 3}), r"rules.rename_tools.count: expected a string"),  # type: ignore[dict-item]
+        ({"deny": ["count"]}, "rules.deny: no such rule; expected some of allow_tools"),
+        ({"command": "x"}, "rules.command: no such rule"),
+        (["count"], "rules: expected Rules, or a mapping"),
+        ("count", "rules: expected Rules, or a mapping"),
+    ],
+)
+def test_rules_that_could_mean_nothing_are_refused(rules: Any, text: str) -> None:  # noqa: ANN401
+    """DESIGN 11: bad configuration; as in a file, by the name of the field."""
+    with pytest.raises(ConfigError, match=text):
+        servers_of(MCPServer("one"), SETTINGS, rules)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +157,9 @@ def test_rules_are_for_one_server(tmp_path: Path) -> None:
         (None, "this is of type NoneType"),
         ("no-such.json", "no-such.json: No such file"),
         ("no-such.py", "no such file"),
+        ("python server.py", "no such file; give a command as a list of words"),
+        ("http://a b/mcp", "expected http://HOST/PATH"),
+        ("http://h/m\tcp", "expected http://HOST/PATH"),
         ("program --flag", "give a command as a list of words"),
         ({}, "expected at least one server"),
         (["no-such-command"], "no such command"),

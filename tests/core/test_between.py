@@ -1,5 +1,7 @@
 """What stands between a session and its backend, on virtual time."""
 
+import pytest
+
 from sessionproxy.core.between import Between, client_of, instead_of, is_nobodys, outer_of
 from sessionproxy.core.caller import Nobody
 from sessionproxy.core.exchange import Ask, Exchange, Outbound, Outcome
@@ -100,3 +102,50 @@ async def test_questions_are_held_and_taken_back_through_it() -> None:
     between.withdraw(ask, None)
     assert upstream.asks == [(ask, None)]
     assert upstream.withdrawn == [ask]
+
+
+class Faulty(Between):
+    """One that has a fault: it can pass on neither an answer nor a question."""
+
+    def request(self, exchange: Exchange) -> None:
+        def answered(outcome: Outcome) -> None:
+            raise RuntimeError("a fault of ours")
+
+        self.send_for(exchange, exchange.method, exchange.params, answered)
+
+    def ask(self, ask: Ask, exchange: Exchange | None) -> None:
+        raise RuntimeError("a fault of ours")
+
+
+@pytest.mark.parametrize("above", [0, 2])
+async def test_a_fault_of_ours_with_an_answer_fails_that_request(above: int) -> None:
+    """DESIGN 5.3: answered exactly once; who read the line hears of the fault, and logs it."""
+    upstream, transport = FakeUpstream(), FakeTransport()
+    stacked = [Between(upstream)]
+    for _ in range(above):
+        stacked.append(Between(stacked[-1]))
+    faulty = Faulty(stacked[-1])
+    relay = Relay(transport, faulty)
+    for one, below in zip([*stacked, faulty], [*stacked[1:], faulty, relay], strict=True):
+        one.before(below)
+    asked = exchange(sink := FakeSink())
+    stacked[0].request(asked)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        relay.receive(b'{"jsonrpc":"2.0","id":1,"result":{}}')
+    assert sink.times_settled == 1
+    assert asked.outcome is not None
+    assert b"-32603" in bytes(asked.outcome.error or b"")
+    assert stacked[0].in_flight() == faulty.in_flight() == relay.in_flight() == ()
+
+
+async def test_a_fault_of_ours_with_a_question_answers_the_backend() -> None:
+    """DESIGN 5.3: it would wait for ever."""
+    transport = FakeTransport()
+    faulty = Faulty(FakeUpstream())
+    relay = Relay(transport, faulty)
+    faulty.before(relay)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        relay.receive(b'{"jsonrpc":"2.0","id":"a","method":"roots/list"}')
+    (answer,) = transport.sent()
+    assert answer["id"] == "a"
+    assert "-32603" in str(answer["error"])

@@ -45,6 +45,9 @@ RESERVED: Final = frozenset(
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Where none is spoken; each client would make one of its own, of some hundred kilobytes."""
 
+_NO_URL: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
+"""What no URL has in it; the library lets some of it pass, and fails with it later."""
+
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 """RFC 9110, sections 5.6.2 and 5.5."""
@@ -127,7 +130,7 @@ def _checked(text: str) -> httpx2.URL:
         raise ConfigError(
             f"--url: expected http://HOST/PATH or https://HOST/PATH: {error}"
         ) from None
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not url.host or _NO_URL.search(text):
         raise ConfigError("--url: expected http://HOST/PATH or https://HOST/PATH")
     return url.copy_with(fragment=None)
 
