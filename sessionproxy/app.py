@@ -244,7 +244,7 @@ class ProxyApp:
         if rest is not None:
             return running.front, rest
         name, slash, at = path.removeprefix(beside(self.settings, SERVERS)).partition("/")
-        front = running.servers.get(name)
+        front = running.servers.get(name) if running.each else None
         if front is None or not path.startswith(beside(self.settings, SERVERS)):
             return running.front, None
         return front, _below(slash + at, "/mcp")

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 ROUTE: Final = "default"
 """Name of what is served at the endpoint."""
 
+ALL: Final = "all"
+"""Its name where one of several servers has that one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
@@ -59,6 +62,8 @@ class Running:
     front: Front
     servers: Mapping[str, Front]
     """Of several servers each alone, by its name."""
+    each: bool
+    """Those have endpoints, too."""
     routes: Sequence[Route]
     members: Sequence[Member]
     """The servers, where they are put together."""
@@ -204,6 +209,7 @@ class Assembly:
         return Running(
             front=front,
             servers=servers,
+            each=self.plan.each,
             routes=routes,
             members=members,
             admission=admission,
@@ -239,8 +245,15 @@ class Assembly:
         launcher = CompositeLauncher(members, introduction, annotates=annotates)
         await held.enter_async_context(launcher)
         return await self._front(
-            held, ROUTE, launcher, whole_limits_from(self.settings), Circuit(), None
+            held, self._name(), launcher, whole_limits_from(self.settings), Circuit(), None
         )
+
+    def _name(self) -> str:
+        """Return what all together are called in logs and metrics: as none of the servers is."""
+        taken, found = {server.name for server in self.plan.servers}, ROUTE
+        while found in taken:
+            found = ALL if found == ROUTE else f"{found}-"
+        return found
 
     # -- one server --------------------------------------------------------------------------------
 
@@ -300,4 +313,5 @@ def _tell_both(member: Member, alone: Front, together: Front) -> None:
 
 def place_of(route: Route, admission: Admission) -> Admission | None:
     """Return what lets the sessions of a route in, where each has a backend of its own."""
-    return admission if route.settings.mode is Mode.SESSION else None
+    counts = route.takes_place and route.settings.mode is Mode.SESSION
+    return admission if counts else None

@@ -89,6 +89,8 @@ class Planned:
     rules: Rules = NO_RULES
     around: tuple[Callable[[Launcher], Launcher], ...] = ()
     """Each puts something between sessions and its backends; the first one is next to them."""
+    takes_place: bool = True
+    """Its backends count for `max_sessions`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,8 @@ class Plan:
     servers: tuple[Planned, ...]
     together: bool = False
     """They are put together as one, though there be just one of them."""
+    each: bool = True
+    """Each has an endpoint of its own besides."""
     name: str | None = None
     """How the proxy introduces itself for several; None: by its own."""
     instructions: str | None = None
@@ -289,7 +293,7 @@ def check_hooks(hooks: Sequence[RequestHook], observers: Sequence[Hook]) -> None
     Raises: ConfigError: one is.
     """
     for hook in hooks:
-        if _is_awaited(hook) is False:
+        if _is_awaited(hook) is False and not _takes_two(hook):
             raise ConfigError(
                 f"hooks: {_name_of(hook)} is no coroutine function; what only watches is given as "
                 "observers, what stands around requests is an async def"
@@ -309,6 +313,16 @@ def _is_awaited(given: Callable[..., object]) -> bool | None:
         return True
     plain = inspect.isfunction(given) or inspect.ismethod(given) or inspect.isfunction(call)
     return False if plain else None
+
+
+def _takes_two(given: Callable[..., object]) -> bool:
+    """Return whether it can be called with a request and what comes next: such may well return
+    something to be awaited."""
+    try:
+        inspect.signature(given).bind(None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _name_of(given: Callable[..., object]) -> str:

@@ -54,6 +54,7 @@ class Route(anyio.AsyncContextManagerMixin):
         eras may meet in one session. `knows_users`: an owner is one user."""
         self.name: str = planned.name
         self.settings: Settings = planned.settings
+        self.takes_place: bool = planned.takes_place
         self.names: Names = Names(planned.prefix, planned.rules)
         self.circuit: Circuit = Circuit()
         self._ground = ground

@@ -23,7 +23,7 @@ from ..config import ConfigError, Mode, Settings, Switch
 from ..core.exchange import Hook, Outcome
 from ..core.hooks import RequestHook
 from ..core.ports import Launcher
-from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, check_hooks, check_together, told
+from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, Source, check_hooks, check_together, told
 from ..serve import serve, serve_async
 from ..serve_stdio import serve_stdio, serve_stdio_async
 from ..servers import NO_RULES, Rules
@@ -175,9 +175,9 @@ class Proxy(Extended, Calls):
         own = self.settings if settings is None else settings
         servers: list[Planned] = []
         if self._components:
-            servers.append(Planned(name="added", source=self._components, settings=own))
+            servers.append(_here("added", self._components, own))
         if self._local is not None:
-            servers.append(Planned(name="local", source=self._local, settings=own))
+            servers.append(_here("local", self._local, own))
         servers += under(own, self._servers, before=self.settings)
         for prefix, other in self._mounted:
             found = (
@@ -194,6 +194,7 @@ class Proxy(Extended, Calls):
         return Plan(
             servers=tuple(named),
             together=together,
+            each=len(named) == len(self._servers) and not self._hooks,
             name=self.name,
             instructions=self.instructions,
         )
@@ -212,6 +213,9 @@ class Proxy(Extended, Calls):
 
     def http_app(self, *, local: bool = True, **settings: object) -> ProxyApp:
         """Return it as an ASGI application, as `sessionproxy.http_app` does.
+
+        Servers of a configuration have endpoints of their own at `/servers/NAME/mcp` where the
+        proxy adds nothing to them: no hook, no component, nothing mounted.
 
         `local`: only this machine asks. `settings` are put over the proxy's own, but for those that
         are about its servers.
@@ -384,6 +388,11 @@ class Proxy(Extended, Calls):
         one.)"""
         found = {each.name: each for each in await self.list_prompts()}.get(name)
         return None if found is None else ProxyPrompt.from_mcp_prompt(self._factory, found)
+
+
+def _here(name: str, source: Source, settings: Settings) -> Planned:
+    """Return what is code of the proxy's own: it takes up nobody's place."""
+    return Planned(name=name, source=source, settings=settings, takes_place=False)
 
 
 def _named_apart(servers: Sequence[Planned]) -> list[Planned]:

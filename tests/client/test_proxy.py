@@ -3,7 +3,7 @@
 import asyncio  # noqa: TID251 - its own cancellation heeds no shield
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from sessionproxy import (
     ProxyError,
     ProxyProvider,
     Request,
+    RequestHook,
     Result,
     StatefulProxyClient,
     create_proxy,
@@ -31,8 +32,10 @@ from sessionproxy import (
 )
 from sessionproxy.client.runtime import Held
 from sessionproxy.errors import BackendGone
-from tests.parity.rig import complete, facts_of, fronts, names_of, text_of
+from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text_of
 from tests.rig.embedded import gone, lives, scripted, until
+from tests.rig.http import Client as Raw
+from tests.rig.http import connect, http
 
 State = dict[str, Any]
 
@@ -404,3 +407,58 @@ async def test_a_function_that_returns_clients_is_told_where_it_belongs(state: S
     made = create_proxy(clients, **state)
     with pytest.raises(ProxyError, match=r"returned a ProxyClient.* ProxyProvider\(function\)"):
         await made.list_tools()
+
+
+async def test_servers_have_doors_of_their_own_only_where_nothing_stands_before_them(
+    state: State,
+) -> None:
+    """Issue 5: `/servers/NAME/mcp` is for configurations; it goes around no hook and no component
+    of the proxy's own."""
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        return await call_next(request)
+
+    def made(hooks: Sequence[RequestHook] = ()) -> Proxy:
+        command, *arguments = complete()
+        each = {"command": command, "args": arguments}
+        return create_proxy({"mcpServers": {"one": each, "two": each}}, hooks=hooks, **state)
+
+    async def status(proxy: Proxy) -> int:
+        async with fronted(proxy, "/servers/one/mcp") as url, http() as pool:
+            return (await Raw(pool, url).initialize()).status_code
+
+    extended, mounting = made(), made()
+    extended.tool(guard_nothing)
+    mounting.mount(complete(), prefix="three")
+    assert await status(made()) == 200
+    for proxy in (extended, mounting, made([hook])):
+        assert await status(proxy) == 404
+
+
+def guard_nothing() -> str:
+    return "nothing"
+
+
+async def test_what_a_proxy_has_of_its_own_takes_nobodys_place(state: State) -> None:
+    """DESIGN 7: `max_sessions` counts backends; tools in the proxy's own process are none."""
+    made = create_proxy(complete(), max_sessions=1, queue_timeout=1, **state)
+    made.tool(guard_nothing)
+    async with fronts(made) as client:
+        assert text_of(await client.call_tool("guard_nothing", {})) == "nothing"
+        assert facts_of(await client.call_tool("do", {}))["pid"]
+
+
+async def test_all_servers_together_are_counted_by_a_name_that_none_of_them_has(
+    state: State,
+) -> None:
+    """Prometheus refuses two series of one name and the same labels."""
+    made = create_proxy(complete(), **state)
+    made.tool(guard_nothing)
+    async with fronted(made) as url, connect(url) as client:
+        assert (await client.do())["pid"]
+        lines = (await client.http.get(url.removesuffix("/mcp") + "/metrics")).text.splitlines()
+    series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+    assert len(series) == len(set(series))
+    assert {'server="all"', 'server="default"', 'server="local"'} <= {
+        label for line in series for label in line.replace("}", ",").replace("{", ",").split(",")
+    }
