@@ -15,13 +15,17 @@ from .core.hooks import (
     current_request,
 )
 from .errors import ProxyError
-from .servers import Configuration, Rules, Server, read_configuration
+from .servers import Configuration, Rules, Server, ToolChange, read_configuration
 from .version import VERSION
 
 if TYPE_CHECKING:
     from .client import (
+        ClientFactory,
         ComponentIsMirrored,
+        ElicitationHandler,
         HandlerContext,
+        LogHandler,
+        ProgressHandler,
         Proxy,
         ProxyClient,
         ProxyPrompt,
@@ -30,8 +34,11 @@ if TYPE_CHECKING:
         ProxyTarget,
         ProxyTemplate,
         ProxyTool,
+        RootsHandler,
+        SamplingHandler,
         Sessions,
         StatefulProxyClient,
+        Transport,
         create_proxy,
         default_proxy_elicitation_handler,
         default_proxy_log_handler,
@@ -42,13 +49,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallNext",
+    "ClientFactory",
     "ComponentIsMirrored",
     "ConfigError",
     "Configuration",
+    "ElicitationHandler",
     "Exchange",
     "Forwarded",
     "HandlerContext",
     "Hook",
+    "LogHandler",
+    "ProgressHandler",
     "Proxy",
     "ProxyApp",
     "ProxyClient",
@@ -63,10 +74,14 @@ __all__ = [
     "RequestFailed",
     "RequestHook",
     "Result",
+    "RootsHandler",
     "Rules",
+    "SamplingHandler",
     "Server",
     "Sessions",
     "StatefulProxyClient",
+    "ToolChange",
+    "Transport",
     "create_proxy",
     "current_exchange",
     "current_request",

@@ -1,9 +1,11 @@
 """The documentation as a site: it builds without a warning, and says what the code says."""
 
+import inspect
 import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +13,9 @@ import pytest
 
 import sessionproxy
 from scripts.docs_lib import pages
+from sessionproxy import Forwarded, Rules, Server, ToolChange
 from sessionproxy.config import Settings
+from sessionproxy.core.state import EndReason, StopReason
 from tests.rig.proxy import ROOT
 
 DOCS: Final = ROOT / "docs"
@@ -61,6 +65,29 @@ def test_the_reference_has_every_public_name(site: Path) -> None:
         assert f'id="sessionproxy.{name}"' in page
 
 
+def test_the_reference_has_what_users_use_and_nothing_else(site: Path) -> None:
+    """Fields of the public classes are there; what only other modules of ours use is not."""
+    page = (site / "reference.html").read_text()
+    shown = set(re.findall(r'id="sessionproxy\.(\w+\.\w+)"', page))
+    for kind in (Rules, ToolChange):
+        assert {f"{kind.__name__}.{name}" for name in kind.__struct_fields__} <= shown
+    assert {f"Server.{field.name}" for field in fields(Server)} <= shown
+    assert {f"Forwarded.{name}" for name in Forwarded._fields} <= shown
+    assert {f"RequestFailed.{name}" for name in ("code", "message", "data")} <= shown
+    assert "ProxyTool.definition" in shown
+    internal = {f"{kind}.{name}" for kind, names in pages.INTERNAL.items() for name in names}
+    assert not internal & shown
+    for kind, names in pages.INTERNAL.items():
+        for name in names:
+            assert name in page_of(kind), f"scripts/docs_lib/pages.py, INTERNAL: {kind}.{name}"
+
+
+def page_of(kind: str) -> str:
+    """Return what a class and those above it say, to find names that are no more."""
+    above = getattr(sessionproxy, kind).__mro__[:-1]
+    return "".join(inspect.getsource(one) for one in above if one.__module__.startswith("session"))
+
+
 @pytest.mark.parametrize("name", pages.PAGES)
 def test_a_page_that_is_made_from_the_code_is_not_stale(name: str) -> None:
     """`scripts/docs write` writes it anew."""
@@ -75,6 +102,17 @@ def test_every_setting_says_when_it_bites_and_in_which_unit() -> None:
         assert known.unit, name
         assert len(known.bites.split()) > 5, name
     assert pages.anchors((DOCS / "configuration.md").read_text()) == [*Settings.__struct_fields__]
+
+
+@pytest.mark.parametrize(("metric", "reasons"), [("stops", StopReason), ("ends", EndReason)])
+def test_monitoring_has_every_reason(
+    metric: str, reasons: type[StopReason] | type[EndReason]
+) -> None:
+    """docs/monitoring.md: the labels of `stops_total` and `ends_total`, no more and no fewer."""
+    page = (DOCS / "monitoring.md").read_text()
+    row = re.search(rf"^\| `{metric}_total` .*\| (.*) \|$", page, flags=re.MULTILINE)
+    assert row is not None
+    assert set(re.findall(r"`(\w+)`", row[1])) == {reason.value for reason in reasons}
 
 
 # -- links that mkdocs does not see ----------------------------------------------------------------

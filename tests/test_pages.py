@@ -20,6 +20,7 @@ from tests.rig.proxy import ROOT, lasting
 README: Final = ROOT / "README.md"
 TUTORIAL: Final = ROOT / "docs/tutorial.md"
 IN_PYTHON: Final = ROOT / "docs/tutorial-python.md"
+TENANTS: Final = ROOT / "docs/how-to/tenants.md"
 
 NOT_RUN: Final = {
     "scripts/run": "it would make an environment in the sources, and the demo is served below",
@@ -138,6 +139,14 @@ def test_every_block_of_the_tutorial_does_what_it_says(page: Path, home: Path) -
     with reader(home / "work", env=environment(home), stand_ins={}, not_run=INSTALLED) as by:
         read(page, by)
     assert by.left_out == INSTALLED.keys()
+
+
+@pytest.mark.timeout(240)
+def test_each_tenant_has_the_server_that_its_page_says(home: Path) -> None:
+    """docs/how-to/tenants.md: two have keys of their own, and a third is refused."""
+    (home / "work").mkdir()
+    with reader(home / "work", env=environment(home), stand_ins={}, not_run={}) as by:
+        read(TENANTS, by)
 
 
 @pytest.mark.timeout(240)

@@ -32,12 +32,18 @@ PUBLIC: Final[Mapping[str, tuple[str, ...]]] = {
         "create_proxy",
         "ProxyTarget",
         "Sessions",
+        "Transport",
         "Proxy",
     ),
     "Clients of a backend": (
         "ProxyClient",
         "StatefulProxyClient",
         "HandlerContext",
+        "RootsHandler",
+        "SamplingHandler",
+        "ElicitationHandler",
+        "LogHandler",
+        "ProgressHandler",
         "default_proxy_roots_handler",
         "default_proxy_sampling_handler",
         "default_proxy_elicitation_handler",
@@ -46,6 +52,7 @@ PUBLIC: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "Components": (
         "ProxyProvider",
+        "ClientFactory",
         "ProxyTool",
         "ProxyResource",
         "ProxyTemplate",
@@ -57,6 +64,7 @@ PUBLIC: Final[Mapping[str, tuple[str, ...]]] = {
         "Configuration",
         "Server",
         "Rules",
+        "ToolChange",
     ),
     "Hooks around requests": (
         "RequestHook",
@@ -82,6 +90,39 @@ PUBLIC: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """Every public name, and the heading below which `reference.md` has it."""
+
+MADE_BY_US: Final = (
+    "Proxy",
+    "ProxyApp",
+    "Request",
+    "Exchange",
+    "ProxyError",
+    "ComponentIsMirrored",
+)
+"""Classes that users do not make themselves: how it is done is not shown."""
+
+OF_CLIENTS: Final = (
+    "connection",
+    "family",
+    "hears_progress",
+    "in_passing",
+    "is_last",
+    "lasts",
+    "listen",
+    "planned",
+)
+
+INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
+    "Proxy": ("mounted", "plan", "planned", "hears_progress"),
+    "ProxyApp": ("facts", "reread", "running", "tally", "watchdog"),
+    "ProxyClient": OF_CLIENTS,
+    "StatefulProxyClient": OF_CLIENTS,
+    "ProxyError": ("fresh", "of_caller", "of_server"),
+    "Exchange": ("began_at", "settle", "share", "watchers"),
+    "RequestFailed": ("read",),
+    "Rules": ("is_empty",),
+}
+"""What other modules of ours use of a public class, and nobody else should."""
 
 
 class Prose(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,6 +151,9 @@ def configuration() -> str:
         "of `http_app` and `create_proxy`, under the name in the headings. An option wins over a",
         "variable. In a configuration file the part `[sessionproxy]` has them, see",
         "[A gateway for several servers](how-to/gateway.md).",
+        "",
+        'What may be given several times is a list in Python and in files: `env=["NAME=VALUE"]`.',
+        'In Python `env` and `header` may be mappings, too: `env={"NAME": "VALUE"}`.',
         "",
         "A value that is out of bounds, or settings that do not go together, end the program with",
         "status 2 and one line that names the setting, before anything is started. Variables that",
@@ -208,8 +252,20 @@ def reference() -> str:
         if there:
             lines += [f"## {heading}", ""]
         for name in there:
-            lines += [f"::: sessionproxy.{name}", ""]
+            lines += [f"::: sessionproxy.{name}", *_options(name), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _options(name: str) -> Iterator[str]:
+    """Yield what mkdocstrings is told of one name."""
+    made_by_us = name in MADE_BY_US
+    internal = INTERNAL.get(name, ())
+    if made_by_us or internal:
+        yield "    options:"
+    if made_by_us:
+        yield "      merge_init_into_class: false"
+    if internal:
+        yield f'      filters: ["!^_", "!^({"|".join(internal)})$"]'
 
 
 # -- writing them ----------------------------------------------------------------------------------

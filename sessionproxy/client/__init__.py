@@ -7,6 +7,7 @@ most of a second to load.
 from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result
 from .client import ProxyClient, StatefulProxyClient
 from .components import (
+    ClientFactory,
     ComponentIsMirrored,
     ProxyPrompt,
     ProxyResource,
@@ -14,7 +15,12 @@ from .components import (
     ProxyTool,
 )
 from .handlers import (
+    ElicitationHandler,
     HandlerContext,
+    LogHandler,
+    ProgressHandler,
+    RootsHandler,
+    SamplingHandler,
     default_proxy_elicitation_handler,
     default_proxy_log_handler,
     default_proxy_progress_handler,
@@ -22,13 +28,17 @@ from .handlers import (
     default_proxy_sampling_handler,
 )
 from .provider import ProxyProvider
-from .proxy import Proxy, Sessions, create_proxy
+from .proxy import Proxy, Sessions, Transport, create_proxy
 from .targets import ProxyTarget
 
 __all__ = [
     "CallNext",
+    "ClientFactory",
     "ComponentIsMirrored",
+    "ElicitationHandler",
     "HandlerContext",
+    "LogHandler",
+    "ProgressHandler",
     "Proxy",
     "ProxyClient",
     "ProxyPrompt",
@@ -41,8 +51,11 @@ __all__ = [
     "RequestFailed",
     "RequestHook",
     "Result",
+    "RootsHandler",
+    "SamplingHandler",
     "Sessions",
     "StatefulProxyClient",
+    "Transport",
     "create_proxy",
     "default_proxy_elicitation_handler",
     "default_proxy_log_handler",

@@ -108,6 +108,7 @@ class ProxyClient(Calls):
 
     @property
     def is_connected(self) -> bool:
+        """Whether it is connected now."""
         return self._held.value is not None
 
     async def __aenter__(self) -> Self:

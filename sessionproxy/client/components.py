@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 ClientFactory: TypeAlias = "Callable[[], ProxyClient | Awaitable[ProxyClient]]"
-"""Returns the client to use, at once or when awaited."""
+"""A function that returns the client to use, at once or when awaited."""
 
 PROVIDER: Final = "ProxyProvider"
 
@@ -59,10 +59,13 @@ class Component(Generic[M]):
         )
 
     definition: M
+    """What the server lists, changed where it is a copy: a model of `mcp_types`."""
     client_factory: ClientFactory
+    """Returns the client that it runs with."""
     backend_name: str
     """What the server calls it: its name, URI or URI template."""
     is_mirrored: bool
+    """Whether it stands for what a server has, and cannot be changed; a copy can."""
     enabled: bool
     """Whether it is listed and may be used, where it is added to a proxy."""
 

@@ -50,15 +50,23 @@ class HandlerContext:
 Sampled: TypeAlias = types.CreateMessageResult | types.CreateMessageResultWithTools
 
 RootsHandler = Callable[[HandlerContext], Awaitable[types.ListRootsResult | types.ErrorData]]
+"""Returns the roots, when a server asks for them."""
+
 SamplingHandler = Callable[
     [HandlerContext, types.CreateMessageRequestParams], Awaitable[Sampled | types.ErrorData]
 ]
+"""Samples a message, when a server asks for one."""
+
 ElicitationHandler = Callable[
     [HandlerContext, types.ElicitRequestParams], Awaitable[types.ElicitResult | types.ErrorData]
 ]
+"""Returns what the user says, when a server asks."""
+
 LogHandler = Callable[[types.LoggingMessageNotificationParams], Awaitable[None]]
+"""Takes a log message of a server."""
+
 ProgressHandler = Callable[[float, float | None, str | None], Awaitable[None]]
-"""Progress, total, message."""
+"""Takes what a server tells of its progress: how much, of how much in all, and a message."""
 
 _PARAMS: Final[TypeAdapter[types.ElicitRequestParams]] = TypeAdapter(types.ElicitRequestParams)
 _SAMPLED: Final[TypeAdapter[Sampled]] = TypeAdapter(

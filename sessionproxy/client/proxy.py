@@ -43,6 +43,7 @@ Sessions = Literal["frontend", "request", "shared"]
 """Who has a backend: each session in front, each request, or all together one."""
 
 Transport = Literal["stdio", "http", "sse"]
+"""What a proxy that runs speaks to its clients."""
 
 OF_TARGETS: Final = {
     "config": "give the file as the target",
@@ -143,10 +144,10 @@ class Proxy(Extended, Calls):
 
     def mount(self, other: ProxyTarget, prefix: str = "") -> None:
         """Have what `other` has here too: tools and prompts as `{prefix}_{name}`, resources and
-        templates as `scheme://{prefix}/rest`. It is asked live, session by session.
+        templates as `scheme://{prefix}/rest`. It is asked live, session by session; while the proxy
+        runs, from its next start.
 
-        Raises: ConfigError: it is no target, or has this very proxy, or the prefix cannot stand in
-            names and URIs.
+        Raises: ConfigError: it is no target, or has this very proxy, or the prefix is no name.
         """
         if prefix and not SERVER_NAME.fullmatch(prefix):
             raise ConfigError(f"mount: expected a prefix of {SERVER_NAMES}, or none")

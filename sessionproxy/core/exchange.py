@@ -114,13 +114,17 @@ class Exchange:
         `origin`: tells the clients of one session apart."""
         # As it arrived.
         self.method: str = method
+        """Of the request."""
         self.params: Bytes | None = params
+        """Of the request, encoded; None where it has none."""
         self.client_id: bytes = client_id
+        """The request's id, as the client wrote it."""
         self.treatment: Method = method_of(method)
         self.sink: ReplySink = sink
         self.envelope: Envelope | None = envelope
         self.origin: object = origin
         self.context: Context = copy_context() if context is None else context.copy()
+        """A copy of the context that it arrived in."""
         self.context.run(current_exchange.set, self)
         # Set by the session.
         self.began_at: float = NOT_BEGUN
@@ -249,6 +253,7 @@ class Forwarded(NamedTuple):
     """What a hook is shown of a message that is being passed on."""
 
     to_backend: bool
+    """Whether it goes to the backend; else it goes to the client."""
     kind: str
     """`request`, `notification`, `result` or `error`."""
     method: str
@@ -256,6 +261,7 @@ class Forwarded(NamedTuple):
     body: Bytes | None
     """`params`, `result` or `error`, encoded."""
     exchange: Exchange | None
+    """The client's request that it belongs to; None where it belongs to none."""
 
     @classmethod
     def answer(

@@ -35,7 +35,8 @@ class Request:
         self.raw: bytes | None = raw
         """Its `params`, encoded; None where it has none."""
         self.server: str = server
-        """Name of the server, or servers, that it is for: the route."""
+        """Of the endpoint that it came to; it names one of several servers only where that one is
+        alone."""
         self.owner: str | None = owner
         """Whose it is, as logs have it: issuer and name (`static ann`, of a token file), `local` or
         `anonymous`. None: the proxy's own, which asks what there is before a client needs to
@@ -116,9 +117,12 @@ class RequestFailed(Exception):
 
     def __init__(self, code: int, message: str, data: object = None) -> None:
         super().__init__(message)
-        self.code = code
-        self.message = message
-        self.data = data
+        self.code: int = code
+        """Of the JSON-RPC error."""
+        self.message: str = message
+        """Of the JSON-RPC error: one sentence for whoever asked."""
+        self.data: object = data
+        """Whatever else the error says; None: nothing."""
         error: dict[str, object] = {"code": code, "message": message}
         self.raw: bytes = msgspec.json.encode(error if data is None else {**error, "data": data})
         """The error, encoded; where it came from a backend, as that wrote it."""

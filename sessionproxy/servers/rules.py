@@ -29,34 +29,47 @@ class ToolChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             extra_json_schema={"pattern": f"^{NEW_NAME.pattern}$"},
         ),
     ] = None
+    """Its new name, before the server's prefix."""
     title: Annotated[str | None, Meta(description="Its new title.")] = None
+    """Its new title."""
     description: Annotated[str | None, Meta(description="Its new description.")] = None
+    """Its new description."""
     enabled: Annotated[
         bool | None,
         Meta(description="false hides it; true shows it whatever its tags."),
     ] = None
+    """False hides it; True shows it whatever its tags."""
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What of a server is shown: what a pattern allows (all, where there is none) and none denies.
 
-    Patterns are those of `fnmatch.fnmatchcase`; a template counts as a resource, by its
-    `uriTemplate`.
+    Its fields are given by their names. Patterns are those of `fnmatch.fnmatchcase`; a template
+    counts as a resource, by its `uriTemplate`.
     """
 
     allow_tools: tuple[str, ...] = ()
+    """Patterns of tools; all, where there is none."""
     deny_tools: tuple[str, ...] = ()
+    """Patterns of tools that are not shown, whatever allows them."""
     allow_prompts: tuple[str, ...] = ()
+    """Patterns of prompts; all, where there is none."""
     deny_prompts: tuple[str, ...] = ()
+    """Patterns of prompts that are not shown."""
     allow_resources: tuple[str, ...] = ()
+    """Patterns of URIs and URI templates; all, where there is none."""
     deny_resources: tuple[str, ...] = ()
+    """Patterns of URIs and URI templates that are not shown."""
     rename_tools: Mapping[str, str] = MappingProxyType({})
     """New names by the original ones; those of `tools` are among them."""
     rename_prompts: Mapping[str, str] = MappingProxyType({})
+    """New names by the original ones."""
     tools: Mapping[str, ToolChange] = MappingProxyType({})
-    """By their original names."""
+    """How single tools are shown, by their original names."""
     include_tags: tuple[str, ...] = ()
+    """Only what has one of these tags is shown; everything, where there is none."""
     exclude_tags: tuple[str, ...] = ()
+    """What has one of these tags is not shown."""
 
     @property
     def is_empty(self) -> bool:
@@ -71,6 +84,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         return enabled is True or self._wants(tags)
 
     def shows_prompt(self, name: str, tags: Collection[str] = ()) -> bool:
+        """Return whether clients get to know a prompt. `name`: the server's own."""
         return _let_in(name, self.allow_prompts, self.deny_prompts) and self._wants(tags)
 
     def shows_resource(self, uri: str, tags: Collection[str] = ()) -> bool:

@@ -43,22 +43,29 @@ class Server:
     """Either its `command` or its `url` is there. `repr` shows nothing that may be secret."""
 
     name: str
+    """Under which it stands in the file."""
     where: str
     """The file and the key it stands under, for messages: `servers.json: mcpServers.weather`."""
     command: tuple[str, ...] = ()
     """With its arguments."""
     url: str | None = None
+    """Of a server that runs elsewhere."""
     env: tuple[str, ...] = ()
     """`NAME=VALUE` each."""
     cwd: str | None = None
+    """The working directory of its command."""
     carrier: Carrier = Carrier.AUTO
+    """How the server at the URL is spoken to."""
     headers: tuple[str, ...] = ()
     """`NAME=VALUE` each."""
     call_timeout: float | None = None
     """Seconds; 0: no limit. None: as for all servers."""
     description: str | None = None
+    """For people."""
     icon: str | None = None
+    """For people: a URL."""
     rules: Rules = field(default_factory=Rules)
+    """What of it is shown, and under which names."""
     extra: Mapping[str, object] = field(default_factory=dict[str, object])
     """Fields of the file that nobody here knows."""
 

@@ -326,7 +326,7 @@ async def test_a_hook_that_is_cancelled_by_what_it_waits_for_fails_its_one_reque
             await task
         return await call_next(request)
 
-    async with embedded(request_hooks=[on_calls(hook)]) as proxy:
+    async with embedded(hooks=[on_calls(hook)]) as proxy:
         async with connect(proxy.url) as ann, connect(proxy.url) as bob:
             async with bob.doing({"log": 1}, {"wait": "go"}, echo="others") as incoming:
                 await incoming.until("notifications/message")

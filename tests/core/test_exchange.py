@@ -57,7 +57,7 @@ def test_who_watches_it_is_told_once_in_its_context_and_before_the_client() -> N
     assert seen == [(Outcome(result=b"1"), exchange)] * 2
 
 
-def test_it_keeps_the_context_it_arrived_in() -> None:
+async def test_it_keeps_the_context_it_arrived_in() -> None:
     """DESIGN 2 and 8."""
     USER.set("alice")
     exchange = Exchange("tools/call", None, client_id=b"1", sink=FakeSink())

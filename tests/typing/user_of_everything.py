@@ -15,13 +15,17 @@ from mcp.server.mcpserver import Context, MCPServer
 import sessionproxy
 from sessionproxy import (
     CallNext,
+    ClientFactory,
     ComponentIsMirrored,
     ConfigError,
     Configuration,
+    ElicitationHandler,
     Exchange,
     Forwarded,
     HandlerContext,
     Hook,
+    LogHandler,
+    ProgressHandler,
     Proxy,
     ProxyApp,
     ProxyClient,
@@ -36,10 +40,14 @@ from sessionproxy import (
     RequestFailed,
     RequestHook,
     Result,
+    RootsHandler,
     Rules,
+    SamplingHandler,
     Server,
     Sessions,
     StatefulProxyClient,
+    ToolChange,
+    Transport,
     create_proxy,
     current_exchange,
     current_request,
@@ -126,7 +134,13 @@ observers: list[Hook] = [look_on]
 
 # -- a gateway -------------------------------------------------------------------------------------
 
-rules: Rules = Rules(deny_tools=("rm_*",), rename_tools={"do": "make"}, include_tags=("safe",))
+change: ToolChange = ToolChange(name="see", enabled=True)
+rules: Rules = Rules(
+    deny_tools=("rm_*",),
+    rename_tools={"do": "make"},
+    tools={"look": change},
+    include_tags=("safe",),
+)
 gateway: Proxy = create_proxy(
     "https://example.com/mcp",
     name="gateway",
@@ -182,7 +196,8 @@ other: ProxyApp = http_app(["server"], hooks=hooks, observers=observers, idle=10
 
 def serve() -> None:
     """Serve it, in each way."""
-    gateway.run()
+    transport: Transport = "stdio"
+    gateway.run(transport)
     gateway.run("http", host="127.0.0.1", port=8080, path="/mcp")
     gateway.run(transport="sse")
 
@@ -219,6 +234,13 @@ async def own_log(params: types.LoggingMessageNotificationParams) -> None:
 
 async def own_progress(progress: float, total: float | None, message: str | None) -> None:
     await default_proxy_progress_handler(progress, total, message)
+
+
+roots_handler: RootsHandler = own_roots
+sampling_handler: SamplingHandler = own_sampling
+elicitation_handler: ElicitationHandler = own_elicitation
+log_handler: LogHandler = own_log
+progress_handler: ProgressHandler = own_progress
 
 
 async def use_clients() -> None:
@@ -273,6 +295,9 @@ stateful: StatefulProxyClient = StatefulProxyClient("server.py", log_handler=Non
 async def choose() -> ProxyClient:
     request = current_request.get()
     return stateful.new_stateful() if request is not None and request.owner else stateful.new()
+
+
+factory: ClientFactory = choose
 
 
 async def use_components() -> None:
