@@ -45,6 +45,13 @@ class _Server(uvicorn.Server):
     def capture_signals(self):  # type: ignore[override] # the base class is typed as generator
         yield
 
+    def let_go(self) -> None:
+        """Have the event loop listen for nothing more, also where it was cancelled."""
+        for server in getattr(self, "servers", ()):
+            server.close()
+        for connection in tuple(self.server_state.connections):
+            connection.shutdown()
+
 
 def listen(settings: Settings) -> socket.socket:
     """Return the socket to serve on.
@@ -178,7 +185,10 @@ async def _serve(
                     server = _Server(_uvicorn_config(app, certificate))
 
                     async def run() -> None:
-                        await server.serve(sockets=[sock])
+                        try:
+                            await server.serve(sockets=[sock])
+                        finally:
+                            server.let_go()
                         tasks.cancel_scope.cancel()
 
                     tasks.start_soon(run)

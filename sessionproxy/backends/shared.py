@@ -16,19 +16,17 @@ import anyio
 
 from ..core.admission import retry_after
 from ..core.background import Background
-from ..core.caller import ask
 from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.pauses import Pauses
 from ..core.ports import Identity, Launcher, Upstream
 from ..core.reach import Scope
+from ..core.start import introduced
 from ..core.timers import Timer, Timers
 from ..errors import (
-    BackendGone,
     BackendStartFailed,
     Draining,
     Exit,
-    InitializeRefused,
     ProxyError,
 )
 from .share import Share, SharedBackend
@@ -238,16 +236,7 @@ class SharedLauncher(anyio.AsyncContextManagerMixin):
         with self._pauses.move_on_after(self._start_timeout):
             launching = self._launcher.launch(self._identity, SHARED, shared, opening)
             backend = await held.enter_async_context(launching)
-            outcome = await ask(backend, opening.method, opening.params)
-            if outcome.failure is not None:
-                how = outcome.failure.exit if isinstance(outcome.failure, BackendGone) else None
-                raise BackendStartFailed(f"The backend did not start: {outcome.failure}", how)
-            if outcome.result is None:
-                error = bytes(outcome.error or b"{}")
-                raise InitializeRefused(f"The backend refused {opening.method}.", error)
-            shared.started(backend, outcome.result)
-            if not opening.modern:
-                backend.notify("notifications/initialized", None)
+            shared.started(backend, await introduced(backend, opening))
             return
         limit = f"{self._start_timeout:g} s"
         raise BackendStartFailed(f"The backend did not answer {opening.method} in {limit}.")

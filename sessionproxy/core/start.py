@@ -10,6 +10,7 @@ from typing import Final
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from .. import wire
 from ..errors import (
     BackendGone,
     BackendStartFailed,
@@ -17,6 +18,7 @@ from ..errors import (
     ProxyError,
 )
 from ..wire import Bytes
+from ..wire.envelope import text
 from .caller import ask
 from .exchange import ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
@@ -25,6 +27,9 @@ from .ports import Backend
 
 logger: Final = logging.getLogger(__name__)
 
+
+MAX_WHY: Final = 500
+"""Characters of what a backend says that are passed on as part of a text of ours."""
 
 AT_ONCE: Final = 16
 """Requests that are replayed at once."""
@@ -117,7 +122,8 @@ def _introduction(opening: Opening, outcome: Outcome) -> Bytes:
         raise not_started(outcome.failure)
     if outcome.result is None:
         error = bytes(outcome.error or b"{}")
-        raise InitializeRefused(f"The backend refused {opening.method}.", error)
+        why = (text(wire.member(error, "message")) or "it did not say why")[:MAX_WHY]
+        raise InitializeRefused(f"The backend refused {opening.method}: {why}", error)
     return outcome.result
 
 

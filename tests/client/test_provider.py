@@ -336,6 +336,22 @@ async def test_a_factory_refuses_whom_it_wants_and_nobody_else_suffers(
     assert seen - {(None, None)} == {(name, f"static {name}") for name in names}
 
 
+async def test_a_modern_client_is_told_why_it_was_refused(state: State) -> None:
+    """`ProxyProvider`: its call fails, since it opens no session that could."""
+
+    def factory() -> ProxyClient:
+        request = current_request.get()
+        if request is not None and request.owner is not None:
+            raise RequestFailed(-32010, "no such tenant")
+        return client
+
+    async with ProxyClient(complete(), **state) as client:
+        async with fronts(create_proxy(ProxyProvider(factory), **state), mode=MODERN) as front:
+            told = await front.call_tool("do", {})
+    assert told.is_error
+    assert "no such tenant" in str(told.content)
+
+
 async def test_what_the_proxy_asks_on_its_own_account_has_no_owner(state: State) -> None:
     """`current_request`: also through what stands between the eras."""
     owners: set[str | None] = set()

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import mcp_types as types
 import pytest
-from mcp import MCPError
+from mcp import Client, MCPError
 from mcp.server.mcpserver import MCPServer
 
 from sessionproxy import (
@@ -462,3 +462,27 @@ async def test_all_servers_together_are_counted_by_a_name_that_none_of_them_has(
     assert {'server="all"', 'server="default"', 'server="local"'} <= {
         label for line in series for label in line.replace("}", ",").replace("{", ",").split(",")
     }
+
+
+async def test_what_runs_in_an_event_loop_and_is_cancelled_can_run_there_again(
+    state: State,
+) -> None:
+    """`run_async`: nothing of the first one listens where the second one does."""
+
+    async def serve_once() -> None:
+        made = create_proxy(complete(), **state)
+        where: list[str] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def run() -> None:
+                await made.run_async("http", port=0, on_ready=where.append)
+
+            tasks.start_soon(run)
+            await until(lambda: bool(where))
+            with anyio.fail_after(30):
+                async with Client(where[0], mode="legacy") as client:
+                    assert facts_of(await client.call_tool("do", {}))["pid"]
+            tasks.cancel_scope.cancel()
+
+    for _ in range(3):
+        await serve_once()
