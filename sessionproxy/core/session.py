@@ -498,7 +498,8 @@ class Session:
 
     def ask(self, ask: Ask, exchange: Exchange | None) -> None:
         if self.state not in (SessionState.STARTING, SessionState.READY):
-            return  # its backend is being stopped, and waits for no answer
+            ask.withdraw()  # its backend is being stopped; code of the user's may wait all the same
+            return
         self._counts.asked(ask.method)
         self._asks.send(ask, self._sink(exchange))
 

@@ -546,12 +546,18 @@ async def test_asks_are_withdrawn_when_the_backend_is_stopped() -> None:
 
 
 async def test_what_a_backend_asks_while_it_is_being_stopped_is_not_put_to_the_client() -> None:
-    """Its answer could not be used, and would be waited for in the next life of the backend."""
+    """Its answer could not be used, and would be waited for in the next life of the backend. Code
+    in this process that asks is told that it is over."""
     client = FakeClient()
+    over: list[Ask] = []
     async with ready(client=client) as (session, _, _, _):
         session.stop(StopReason.IDLE)
         asked(session)
+        ask = Ask("roots/list", None, lambda outcome: None)
+        ask.on_over = over.append
+        session.ask(ask, None)
         assert client.messages == []
+        assert over == [ask]
         await until(lambda: session.state is SessionState.ASLEEP)
         assert not session.answer(b"1", Outcome(result=b"{}"))
 
