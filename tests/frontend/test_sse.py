@@ -20,6 +20,7 @@ from sessionproxy.core.binding import ID_LENGTH
 from sessionproxy.core.state import EndReason
 from tests.rig.embedded import SCRIPTED, embedded, scripted, served, until
 from tests.rig.http import PATIENCE, EndOfStream, calling, connect, request
+from tests.rig.invariants import forged
 from tests.rig.processes import Census
 from tests.rig.proxy import proxy
 from tests.rig.sdk import LISTING, exercise
@@ -162,7 +163,7 @@ async def test_an_id_that_is_no_open_streams_is_answered_as_unknown_whatever_it_
         assert gone != key
         await until(lambda: len(served_by.app.running.sse) == 1)
         async with connect(served_by.url) as client:
-            tried = [gone, "A" * ID_LENGTH, key[:-2] + "AA", "x", client.id]
+            tried = [gone, "A" * ID_LENGTH, forged(key), "x", client.id]
             answers = [
                 await other(served_by.base, f"/messages?session_id={one}", **JSON) for one in tried
             ]
