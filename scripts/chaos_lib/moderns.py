@@ -24,7 +24,8 @@ URI: Final = "test://watched"
 
 class ModernCaller(AnyCaller):
     """One of the modern era. It begins another conversation with each life of the proxy, since a
-    name that is used again says nothing of what was behind it before."""
+    name that is used again says nothing of what was behind it before; and another with each call
+    between two lives, which either of them may answer."""
 
     def __init__(
         self, name: str, arena: Arena, pool: httpx2.AsyncClient, rng: random.Random
@@ -83,6 +84,8 @@ class ModernCaller(AnyCaller):
 
     def _begin(self) -> None:
         """Name a conversation, unless there is one already in this life of the proxy."""
+        if not self.arena.up.is_set():
+            self._turn += 1
         now = (self.arena.lives, self._turn)
         if now != self._begun:
             self._begun = now
