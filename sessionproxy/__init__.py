@@ -15,6 +15,7 @@ from .core.hooks import (
     current_request,
 )
 from .errors import ProxyError
+from .keywords import AppSettings, FrontSettings, ProxySettings
 from .servers import Configuration, Rules, Server, ToolChange, read_configuration
 from .version import VERSION
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AppSettings",
     "CallNext",
     "ClientFactory",
     "ComponentIsMirrored",
@@ -56,6 +58,7 @@ __all__ = [
     "ElicitationHandler",
     "Exchange",
     "Forwarded",
+    "FrontSettings",
     "HandlerContext",
     "Hook",
     "LogHandler",
@@ -67,6 +70,7 @@ __all__ = [
     "ProxyPrompt",
     "ProxyProvider",
     "ProxyResource",
+    "ProxySettings",
     "ProxyTarget",
     "ProxyTemplate",
     "ProxyTool",

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 from .assembly import Assembly, Running
 from .backends.containment.ports import Containment
@@ -33,6 +33,7 @@ from .frontend.sse import MESSAGES, STREAM
 from .ground import Ground, containment_from
 from .http import Anybody, Guard, TokenFile, path_within
 from .http.request import Receive, Scope, Send
+from .keywords import AppSettings
 from .ops import Numbers, Scrape, Watchdog
 from .plan import (
     Fronted,
@@ -312,7 +313,7 @@ def http_app(
     hooks: Sequence[RequestHook] = (),
     observers: Sequence[Hook] = (),
     local: bool = True,
-    **settings: object,
+    **settings: Unpack[AppSettings],
 ) -> ProxyApp:
     """Return an ASGI application that gives every session a backend of its own.
 

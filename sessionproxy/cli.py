@@ -170,7 +170,7 @@ def _with_settings(
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         parameters = _parameters(command_help, without, defaults)
-        function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        function.__signature__ = inspect.Signature(parameters)
         function.__annotations__ = {p.name: p.annotation for p in parameters}
         return function
 

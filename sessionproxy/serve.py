@@ -42,7 +42,7 @@ class _Server(uvicorn.Server):
     """Uvicorn without its signal handlers: a signal drains first."""
 
     @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[override] # the base class is typed as generator
+    def capture_signals(self):  # the base class is typed as generator
         yield
 
     def let_go(self) -> None:

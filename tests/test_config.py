@@ -1,5 +1,10 @@
 """DESIGN 11: a wrong setting is named, with what is allowed, before anything is started."""
 
+import enum
+from collections.abc import Sequence
+from types import UnionType
+from typing import Any, Literal, get_args, get_type_hints
+
 import msgspec
 import pytest
 
@@ -14,6 +19,8 @@ from sessionproxy.config import (
     settings_from,
     variable_of,
 )
+from sessionproxy.keywords import AppSettings, FrontSettings, Pairs, ProxySettings
+from sessionproxy.plan import OF_COMMANDS, OF_URLS
 
 NAMES = [field.name for field in msgspec.structs.fields(Settings)]
 
@@ -24,6 +31,27 @@ def test_every_setting_says_what_it_does(name: str) -> None:
     assert description_of(name)
     assert flag_of(name) == "--" + name.replace("_", "-")
     assert variable_of(name) == "SESSIONPROXY_" + name.upper()
+
+
+def keyword(name: str) -> object:
+    """Return the type of a setting, as one who calls `http_app` writes it."""
+    hint = get_type_hints(Settings)[name]
+    kind: type[Any] = get_args(hint)[0] if isinstance(hint, UnionType) else hint
+    found: Any = kind
+    if issubclass(kind, enum.Enum):
+        found = Literal[tuple(str(member.value) for member in kind)]
+    elif name in REPEATED:
+        found = Pairs if "=" in REPEATED[name] else Sequence[str]
+    return found | None if isinstance(hint, UnionType) else found
+
+
+def test_type_checkers_know_every_setting_as_it_is() -> None:
+    """Issue 5, the typed API: `keywords` says of every setting what the table says of it."""
+    assert get_type_hints(AppSettings) == {name: keyword(name) for name in NAMES}
+    of_targets = {"config", "url", "mode"}
+    assert get_type_hints(ProxySettings).keys() == {*NAMES} - of_targets
+    of_servers = {*OF_COMMANDS, *OF_URLS}
+    assert get_type_hints(FrontSettings).keys() == {*NAMES} - of_targets - of_servers
 
 
 def test_the_defaults_are_those_of_the_design() -> None:

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import httpx2
@@ -108,7 +109,7 @@ async def test_a_lifespan_that_cannot_start_tells_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rung", ["process-group", "guardian"])
 async def test_what_is_wrong_with_the_state_directory_is_raised_as_it_is(
-    tmp_path: Path, rung: str
+    tmp_path: Path, rung: Literal["process-group", "guardian"]
 ) -> None:
     """`ProxyApp.lifespan`: ConfigError, in no group; whoever embeds it catches that."""
     (tmp_path / "s").mkdir(mode=0o700)
@@ -170,7 +171,7 @@ def test_wrong_settings_are_named_as_they_were_given() -> None:
     with pytest.raises(ConfigError, match=r"^max-sessions: |^max_sessions: "):
         http_app(SCRIPTED, max_sessions=0)
     with pytest.raises(ConfigError, match="max_session: no such setting"):
-        http_app(SCRIPTED, max_session=1)
+        http_app(SCRIPTED, max_session=1)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match="no such command"):
         http_app(["no-such-command"])
 

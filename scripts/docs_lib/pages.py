@@ -77,6 +77,11 @@ PUBLIC: Final[Mapping[str, tuple[str, ...]]] = {
         "http_app",
         "ProxyApp",
     ),
+    "Settings, for wrappers of your own": (
+        "ProxySettings",
+        "AppSettings",
+        "FrontSettings",
+    ),
     "Observers of messages": (
         "Hook",
         "Forwarded",

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 from weakref import WeakSet
 
 import anyio
@@ -19,6 +19,7 @@ from ..config import Settings, settings_from
 from ..core.exchange import Outcome
 from ..core.reach import REACH, Scope
 from ..errors import BackendGone
+from ..keywords import ProxySettings
 from ..plan import Planned
 from ..servers import NO_RULES, Rules
 from ..wire import Bytes
@@ -71,7 +72,7 @@ class ProxyClient(Calls):
         log_handler: LogHandler | None = default_proxy_log_handler,
         progress_handler: ProgressHandler | None = default_proxy_progress_handler,
         rules: Rules | Mapping[str, Any] = NO_RULES,
-        **settings: object,
+        **settings: Unpack[ProxySettings],
     ) -> None:
         """`target`, `rules`: as of `create_proxy`. `name`: by which it introduces itself.
         `settings`: those of the command line, with underscores.

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self, Unpack, cast
 
 import anyio
 import msgspec
@@ -23,6 +23,7 @@ from ..config import ConfigError, Mode, Settings, Switch
 from ..core.exchange import Hook, Outcome
 from ..core.hooks import RequestHook
 from ..core.ports import Launcher
+from ..keywords import FrontSettings, ProxySettings
 from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, Source, check_hooks, check_together, told
 from ..serve import serve, serve_async
 from ..serve_stdio import serve_stdio, serve_stdio_async
@@ -64,7 +65,7 @@ def create_proxy(
     observers: Sequence[Hook] = (),
     rules: Rules | Mapping[str, Any] = NO_RULES,
     instructions: str | None = None,
-    **settings: object,
+    **settings: Unpack[ProxySettings],
 ) -> "Proxy":
     """Return a proxy of a target. Nothing is started or contacted before a client needs it.
 
@@ -212,7 +213,7 @@ class Proxy(Extended, Calls):
 
     # -- running it --------------------------------------------------------------------------------
 
-    def http_app(self, *, local: bool = True, **settings: object) -> ProxyApp:
+    def http_app(self, *, local: bool = True, **settings: Unpack[FrontSettings]) -> ProxyApp:
         """Return it as an ASGI application, as `sessionproxy.http_app` does.
 
         Servers of a configuration have endpoints of their own at `/servers/NAME/mcp` where the

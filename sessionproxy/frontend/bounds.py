@@ -178,7 +178,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     # -- what arrives ------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # as uvicorn has it
         super().connection_made(transport)
         over = self.crowd.over(len(self.connections), transport)
         if over:

@@ -93,7 +93,7 @@ class Door(asyncio.Protocol):
 
     def leave(self) -> None:
         """Count no longer: there is no connection any more, or another one counts for it."""
-        self._state.connections.discard(self)  # type: ignore[arg-type] # see above
+        self._state.connections.discard(self)
 
     def shutdown(self) -> None:
         """Called by the server when it ends."""

@@ -278,7 +278,7 @@ async def test_lists_do_not_try_a_server_again_that_has_just_failed() -> None:
             failed.append("once")
             counted(now)
 
-        bad.manager.circuit.failed = failing  # type: ignore[method-assign]
+        bad.manager.circuit.failed = failing
         for method in ("tools/list", "prompts/list", "resources/list", "resources/templates/list"):
             answer = await client.request(method)
             assert list(answer["result"]["_meta"][UNAVAILABLE]) == ["bad"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sessionproxy import ConfigError, http_app
+from sessionproxy import AppSettings, ConfigError, http_app
 from sessionproxy.backends import RemoteLauncher, Target, shown
 from sessionproxy.core.caller import Nobody, ask
 from sessionproxy.core.context import caller_authorization
@@ -333,7 +333,7 @@ async def test_no_proxy_says_what_is_reached_directly(monkeypatch: pytest.Monkey
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
-    command: Sequence[str], settings: dict[str, object], said: str
+    command: Sequence[str], settings: AppSettings, said: str
 ) -> None:
     """DESIGN 11: bad configuration: the key and what is allowed; nothing started."""
     with pytest.raises(ConfigError, match=r"^[^\n]*$") as caught:

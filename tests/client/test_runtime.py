@@ -159,7 +159,7 @@ def test_one_client_is_used_in_one_event_loop_after_the_other(tmp_path: Path) ->
 
     async def use() -> int:
         async with client:
-            return (await client.call_tool("do")).structured_content["count"]  # type: ignore[index]
+            return (await client.call_tool("do")).structured_content["count"]
 
     assert asyncio.run(use()) == 1
     assert asyncio.run(use()) == 1

@@ -142,7 +142,7 @@ class Conversation:
     async def _call(self, client: Client, tool: str, **arguments: object) -> str:
         meta: types.RequestParamsMeta = {}
         if self._way.meta:
-            meta = {META: self._name}  # pyright: ignore[reportAssignmentType] - VS Code's own
+            meta = {META: self._name}  # VS Code's own
         if self._handle is not None:
             arguments["session"] = self._handle
         with anyio.fail_after(PATIENCE):

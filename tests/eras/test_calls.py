@@ -525,10 +525,10 @@ async def test_the_lease_is_never_given_back_for_a_moment_between_two_rounds() -
         given_back = type(session).returned
 
         def returned(self: object, exchange: object) -> None:
-            given_back(self, exchange)  # pyright: ignore[reportArgumentType, reportUnknownArgumentType]
+            given_back(self, exchange)  # pyright: ignore[reportArgumentType]
             seen.append(session.leases)
 
-        type(session).returned = returned  # pyright: ignore[reportAttributeAccessIssue]
+        type(session).returned = returned
         try:
             request = client.call()
             for _ in range(3):

@@ -182,7 +182,7 @@ async def test_the_answer_to_the_probe_decides(answer: dict[str, object], modern
                     if server.openings == ["server/discover"]:
                         server.say({"id": 1, **answer})
 
-                server._open = opened  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+                server._open = opened  # pyright: ignore[reportPrivateUsage]
                 yield relay
 
     assert await launched(launcher_of(Answering())) is (ToModern if modern else ToHandshake)

@@ -280,8 +280,7 @@ async def test_overlapping_questions_with_ids_of_any_kind_each_get_their_own_ans
                 await client.respond(message["id"], result={"n": message["params"]["n"]})
             answers = (await incoming.answer())["result"]["structuredContent"]["answers"]
     assert [(a["id"], a["result"]["n"]) for a in answers] == [
-        (question["id"], question["params"]["n"])
-        for question in questions  # type: ignore[index]
+        (question["id"], question["params"]["n"]) for question in questions
     ]
 
 

@@ -165,7 +165,7 @@ async def test_without_tracing_nothing_is_made(spans: Spans) -> None:
 
 def test_the_setting_is_on_or_off() -> None:
     with pytest.raises(ConfigError, match="tracing: "):
-        http_app(scripted(), tracing="perhaps")
+        http_app(scripted(), tracing="perhaps")  # pyright: ignore[reportArgumentType]
 
 
 # -- whose they are --------------------------------------------------------------------------------

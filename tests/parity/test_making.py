@@ -192,7 +192,7 @@ async def test_row_01_settings_are_the_proxys_and_checked_at_once(state: State) 
     with pytest.raises(ConfigError, match="max_sessions"):
         create_proxy(complete(), max_sessions=0)
     with pytest.raises(ConfigError, match="no_such"):
-        create_proxy(complete(), no_such=1)
+        create_proxy(complete(), no_such=1)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match="frontend, request or shared"):
         create_proxy(complete(), sessions="all")  # pyright: ignore[reportArgumentType]
     async with fronted(create_proxy(complete(), max_sessions=1, queue_timeout=0.1, **state)) as url:

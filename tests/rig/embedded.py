@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import anyio
 import psutil
@@ -25,6 +25,7 @@ from sessionproxy.core.manager import SessionManager
 from sessionproxy.core.state import EndReason
 from sessionproxy.http import Certificate
 from sessionproxy.http.request import Receive, Scope, Send
+from sessionproxy.keywords import AppSettings
 from sessionproxy.plan import Fronted
 from sessionproxy.serve import protocol_of
 
@@ -99,8 +100,9 @@ async def embedded(
     """
     with tempfile.TemporaryDirectory(prefix="sp-") as state:
         state_dir = Path(state) / "s"
-        settings = {"containment": "guardian", "state_dir": str(state_dir), **settings}
-        app = http_app(command, hooks=hooks, observers=observers, local=local, **settings)
+        with_defaults = {"containment": "guardian", "state_dir": str(state_dir), **settings}
+        given = cast("AppSettings", with_defaults)  # or what no type checker likes
+        app = http_app(command, hooks=hooks, observers=observers, local=local, **given)
         failed: Exception | None = None
         async with app.lifespan():
             ours = (SHORT_WAY and around is bare) or certificate is not None

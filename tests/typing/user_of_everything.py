@@ -4,7 +4,7 @@ Neighbours: `scripts/test` has pyright read it; it is not run.
 """
 
 from collections.abc import Mapping
-from typing import Any, assert_type
+from typing import Any, Unpack, assert_type
 
 import mcp_types as types
 from mcp import StdioServerParameters
@@ -14,6 +14,7 @@ from mcp.server.mcpserver import Context, MCPServer
 
 import sessionproxy
 from sessionproxy import (
+    AppSettings,
     CallNext,
     ClientFactory,
     ComponentIsMirrored,
@@ -22,6 +23,7 @@ from sessionproxy import (
     ElicitationHandler,
     Exchange,
     Forwarded,
+    FrontSettings,
     HandlerContext,
     Hook,
     LogHandler,
@@ -33,6 +35,7 @@ from sessionproxy import (
     ProxyPrompt,
     ProxyProvider,
     ProxyResource,
+    ProxySettings,
     ProxyTarget,
     ProxyTemplate,
     ProxyTool,
@@ -192,6 +195,35 @@ assert_type(gateway.local, MCPServer[Any])
 
 app: ProxyApp = gateway.http_app(idle=10)
 other: ProxyApp = http_app(["server"], hooks=hooks, observers=observers, idle=10)
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+def patient(target: ProxyTarget, **settings: Unpack[ProxySettings]) -> Proxy:
+    """A wrapper's own default."""
+    kept: ProxySettings = {"call_timeout": 600, "on_loss": "annotate", **settings}
+    return create_proxy(target, **kept)
+
+
+def published(**settings: Unpack[FrontSettings]) -> ProxyApp:
+    return patient("server.py", env={"LANG": "C"}, key_meta=["thread"]).http_app(**settings)
+
+
+def configured(settings: AppSettings) -> ProxyApp:
+    return http_app(**settings)
+
+
+configured({"config": "servers.json", "mode": "shared", "sse": "off"})
+
+
+def misspelt() -> None:
+    """What does not exist, or is of another type, is found before it runs."""
+    create_proxy("server.py", idel=60)  # pyright: ignore[reportCallIssue]
+    create_proxy("server.py", mode="shared")  # pyright: ignore[reportCallIssue]
+    create_proxy("server.py", env="LANG=C", sse="of")  # pyright: ignore[reportArgumentType]
+    gateway.http_app(env={"LANG": "C"})  # pyright: ignore[reportCallIssue]
+    ProxyClient("server.py", idle="long")  # pyright: ignore[reportArgumentType]
 
 
 def serve() -> None:
