@@ -1,25 +1,12 @@
 """Puts stateful MCP servers behind HTTP for many users: a backend of its own for every session."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
-from .app import ProxyApp, http_app
-from .config import ConfigError
-from .core.context import current_exchange
-from .core.exchange import Exchange, Forwarded, Hook
-from .core.hooks import (
-    CallNext,
-    Request,
-    RequestFailed,
-    RequestHook,
-    Result,
-    current_request,
-)
-from .errors import ProxyError
-from .keywords import AppSettings, FrontSettings, ProxySettings
-from .servers import Configuration, Rules, Server, ToolChange, read_configuration
 from .version import VERSION
 
 if TYPE_CHECKING:
+    from .app import ProxyApp, http_app
     from .client import (
         ClientFactory,
         ComponentIsMirrored,
@@ -47,6 +34,20 @@ if TYPE_CHECKING:
         default_proxy_roots_handler,
         default_proxy_sampling_handler,
     )
+    from .config import ConfigError
+    from .core.context import current_exchange
+    from .core.exchange import Exchange, Forwarded, Hook
+    from .core.hooks import (
+        CallNext,
+        Request,
+        RequestFailed,
+        RequestHook,
+        Result,
+        current_request,
+    )
+    from .errors import ProxyError
+    from .keywords import AppSettings, FrontSettings, ProxySettings
+    from .servers import Configuration, Rules, Server, ToolChange, read_configuration
 
 __all__ = [
     "AppSettings",
@@ -100,14 +101,33 @@ __all__ = [
 
 __version__ = VERSION
 
+_HOMES: Final = {
+    name: module
+    for module, names in {
+        "app": ("ProxyApp", "http_app"),
+        "config": ("ConfigError",),
+        "core.context": ("current_exchange",),
+        "core.exchange": ("Exchange", "Forwarded", "Hook"),
+        "core.hooks": (
+            *("CallNext", "Request", "RequestFailed", "RequestHook", "Result", "current_request"),
+        ),
+        "errors": ("ProxyError",),
+        "keywords": ("AppSettings", "FrontSettings", "ProxySettings"),
+        "servers": ("Configuration", "Rules", "Server", "ToolChange", "read_configuration"),
+    }.items()
+    for name in names
+}
+"""Where the public names are that need no SDK; the others are in `client`."""
+
 
 def __getattr__(name: str) -> object:
-    """Import what needs the SDK once it is used: the command line does not."""
+    """Import what is used once it is used: the guardian, the demo and the command line do not need
+    most of it, and start the faster."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import client
-
-    return getattr(client, name)
+    home = import_module(f".{_HOMES.get(name, 'client')}", __name__)
+    found = globals()[name] = getattr(home, name)
+    return found
 
 
 def __dir__() -> list[str]:

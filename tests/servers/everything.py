@@ -13,6 +13,7 @@ SSE: `web` does that.
 """
 
 import argparse
+import gc
 import json
 from typing import Any, Final, cast
 
@@ -538,6 +539,7 @@ async def serve_stdio(era: str) -> None:
 
 
 def main() -> None:
+    gc.enable()  # see this package
     parser = argparse.ArgumentParser()
     parser.add_argument("--era", choices=ERAS, default="both", help="which it speaks")
     parser.add_argument("--http", type=int, metavar="PORT", help=argparse.SUPPRESS)

@@ -1,6 +1,8 @@
 """What strict type checkers read is all that is public (issue 5, shown by 5)."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import sessionproxy
@@ -27,3 +29,28 @@ def test_every_public_name_is_there() -> None:
     for name in sessionproxy.__all__:
         assert getattr(sessionproxy, name) is not None
         assert name in dir(sessionproxy)
+
+
+def test_names_are_imported_once_they_are_used() -> None:
+    """DESIGN 4: the guardian and the demo need the package alone, and an application no SDK."""
+    code = """
+import sys
+def loaded():
+    return [m for m in ("sessionproxy.app", "sessionproxy.client", "mcp") if m in sys.modules]
+import sessionproxy
+print(loaded(), sessionproxy.__version__ != "", "create_proxy" in dir(sessionproxy))
+from sessionproxy import http_app
+print(loaded())
+print(sessionproxy.create_proxy is sessionproxy.create_proxy, loaded())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == [
+        "[] True True",
+        "['sessionproxy.app']",
+        "True ['sessionproxy.app', 'sessionproxy.client', 'mcp']",
+    ]
+
+
+def test_a_name_that_is_not_public_is_not_there() -> None:
+    """As of any module."""
+    assert not hasattr(sessionproxy, "no_such_name")
