@@ -7,9 +7,9 @@ Neighbours: `core.hooks` is what hooks see; `assembly` puts this behind the sess
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import anyio
 
@@ -20,7 +20,7 @@ from ..core.exchange import FAULTY, Exchange, Outcome
 from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result, request_of
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
-from ..core.reach import Scope, keep_in, reaching
+from ..core.reach import Scope, keep_in, reaching, same_request
 from ..errors import ProxyError, RequestCancelled
 from ..wire import Bytes
 from ..wire.envelope import progress_token
@@ -57,6 +57,13 @@ class HookedLauncher(Around, anyio.AsyncContextManagerMixin):
                 hooked.close()
 
 
+class _Run(NamedTuple):
+    """Hooks that run around a request, and the context that it has for them."""
+
+    work: Work
+    context: Context
+
+
 class Hooked(Between):
     """A backend with hooks around it."""
 
@@ -75,18 +82,18 @@ class Hooked(Between):
         self._label = label
         self.scope: Scope = Scope()
         """What hooks keep for this session, and what is behind them too."""
-        self._running: dict[Exchange, Work] = {}
+        self._running: dict[Exchange, _Run] = {}
         self._sent: dict[Exchange, list[Exchange]] = {}
         """For each that has not come back: a hook may send more than one, or wait for none."""
 
     def request(self, exchange: Exchange) -> None:
         request = request_of(exchange, self._identity, self._label, self.upstream)
-        work = self._running[exchange] = Work()
         keep_in(exchange.context, self.scope)
         token = progress_token(exchange.params)
         context = exchange.context.copy()
         reaching(context, self.upstream, exchange, self.scope, token)
-        self._background.start(self._run, exchange, request, work, context=context)
+        self._running[exchange] = run = _Run(Work(), context)
+        self._background.start(self._run, exchange, request, run.work, context=context)
 
     async def _run(self, exchange: Exchange, request: Request, work: Work) -> None:
         outcome = Outcome(failure=RequestCancelled("The request was cancelled."))
@@ -126,10 +133,12 @@ class Hooked(Between):
             found.append(outcome)
             came.set()
 
-        if exchange not in self._running:  # its hooks are done, and so is it
+        run = self._running.get(exchange)
+        if run is None:  # its hooks are done, and so is it
             raise RequestCancelled("The request was cancelled.")
         inner = instead_of(exchange, request.method, request.raw, answered)
         inner.context = copy_context()  # what hooks have set is to be seen behind them
+        same_request(inner.context, run.context)
         sent = self._sent.setdefault(exchange, [])
         sent.append(inner)
         self.backend.request(inner)
@@ -150,17 +159,17 @@ class Hooked(Between):
     def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
         for inner in self._sent.get(exchange, ()):
             self.backend.cancel(inner, params)
-        work = self._running.pop(exchange, None)
-        if work is not None:
-            work.cancel()
+        run = self._running.pop(exchange, None)
+        if run is not None:
+            run.work.cancel()
 
     def in_flight(self) -> tuple[Exchange, ...]:
         return tuple(self._running)
 
     def close(self) -> None:
         """Wait for nothing: the backend is being stopped."""
-        for work in tuple(self._running.values()):
-            work.cancel()
+        for run in tuple(self._running.values()):
+            run.work.cancel()
 
 
 def _complete(raw: bytes, exchange: Exchange) -> bytes:

@@ -17,6 +17,7 @@ import anyio
 from .. import wire
 from ..wire import Bytes
 from .caller import DECLINED, decline
+from .context import caller_authorization, current_exchange, current_session, inside
 from .exchange import Ask, Exchange, Outcome
 from .latch import Latch
 from .ports import Upstream
@@ -116,6 +117,17 @@ def reaching(
     whole = context.get(SCOPE) or scope
     context.run(REACH.set, Reach(upstream, exchange, whole, token))
     return context
+
+
+def same_request(context: Context, own: Context) -> None:
+    """Have `context`, in which code of the user's goes on with a request, be of that request in all
+    that the proxy has there, as `own` is: a task that serves several may have been begun by any."""
+    context.run(REACH.set, own.get(REACH))
+    context.run(SCOPE.set, own.get(SCOPE))
+    context.run(caller_authorization.set, own.get(caller_authorization))
+    context.run(current_exchange.set, own.get(current_exchange))
+    context.run(current_session.set, own.get(current_session))
+    context.run(inside.set, own.get(inside, ()))
 
 
 class _Question(Ask):

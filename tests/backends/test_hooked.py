@@ -8,6 +8,7 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio.abc import TaskGroup
 from mcp.server.mcpserver import MCPServer
 
 from sessionproxy.core.context import current_exchange
@@ -25,6 +26,7 @@ from tests.rig.embedded import Application, Embedded, embedded, until
 from tests.rig.http import Client, Json, calling, connect, http
 from tests.rig.modern import Modern
 from tests.rig.several import two
+from tests.rig.upstream import upstream
 
 USER: ContextVar[str] = ContextVar("USER", default="nobody")
 
@@ -313,6 +315,54 @@ async def test_a_hook_has_the_context_of_its_own_request() -> None:
     assert [len(each) for each in sessions.values()] == [1, 1]
     assert sessions["ann"] != sessions["bob"]
     assert not nonces["ann"] & nonces["bob"]
+
+
+class OneAtATime:
+    """A hook whose requests go on in a task of its own, begun with the first of all."""
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        self._tasks = tasks
+        self._turns: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._works = False
+
+    async def __call__(self, request: Request, call_next: CallNext) -> Result:
+        if not self._works:
+            self._works = True
+            self._tasks.start_soon(self._work)
+        found: list[Result] = []
+        came = anyio.Event()
+
+        async def turn() -> None:
+            found.append(await call_next(request))
+            came.set()
+
+        await self._turns.put(turn)
+        await came.wait()
+        return found[0]
+
+    async def _work(self) -> None:
+        while True:
+            await (await self._turns.get())()
+
+
+async def test_what_a_hook_sends_on_from_a_task_of_its_own_goes_to_whom_it_is_from() -> None:
+    """DESIGN 5.1, security: the task was begun for another user, whose token and whose copies of
+    clients are not this one's."""
+    async with anyio.create_task_group() as tasks, upstream() as server:
+        hooks = [OneAtATime(tasks)]
+        forwarding = embedded(url=server.url, forward_authorization=True, hooks=hooks, command=())
+        async with forwarding as proxy, http() as pool:
+            for user in ("ann", "bob"):
+                client = Client(pool, proxy.url, headers={"authorization": f"Bearer {user}"})
+                await client.initialize()
+                await client.notify("notifications/initialized")
+                await client.request("tools/call", {"name": "do", "arguments": {"who": user}})
+        calls = server.all("tools/call")
+        assert [
+            (each.message["params"]["arguments"]["who"], each.headers["authorization"])
+            for each in calls
+        ] == [("ann", "Bearer ann"), ("bob", "Bearer bob")]
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_hook_that_is_cancelled_by_what_it_waits_for_fails_its_one_request() -> None:
