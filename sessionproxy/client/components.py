@@ -204,19 +204,24 @@ class ProxyTemplate(Component[types.ResourceTemplate]):
     async def create_resource(self, arguments: Mapping[str, str]) -> ProxyResource:
         """Read what the template makes of these arguments; return a resource that holds it.
         Raises: as `ProxyClient.read_resource`."""
-        uri = self.expand(arguments)
-        async with await client_of(self.client_factory) as client:
-            result = await client.read_resource(uri)
-        found = types.Resource(
-            uri=uri,
-            name=self.definition.name,
-            title=self.definition.title,
-            description=self.definition.description,
-            mime_type=self.definition.mime_type,
-        )
-        made = ProxyResource(found, self.client_factory, uri)
-        made.__dict__["contents"] = tuple(result.contents)
-        return made
+        return await resource_at(self, self.expand(arguments))
+
+
+async def resource_at(template: ProxyTemplate, uri: str) -> ProxyResource:
+    """Read what the server of a template has at a URI; return a resource that holds it.
+    Raises: as `ProxyClient.read_resource`."""
+    async with await client_of(template.client_factory) as client:
+        result = await client.read_resource(uri)
+    found = types.Resource(
+        uri=uri,
+        name=template.definition.name,
+        title=template.definition.title,
+        description=template.definition.description,
+        mime_type=template.definition.mime_type,
+    )
+    made = ProxyResource(found, template.client_factory, uri)
+    made.__dict__["contents"] = tuple(result.contents)
+    return made
 
 
 class ProxyPrompt(Component[types.Prompt]):

@@ -16,7 +16,8 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
 from .. import wire
-from ..backends.names import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind
+from ..backends.names import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind, could_be
+from ..config import ConfigError
 from ..core.background import Work, of_the_users
 from ..core.exchange import FAULTY, Exchange, Outcome
 from ..core.hooks import current_request, request_of
@@ -32,6 +33,7 @@ from .components import (
     ProxyResource,
     ProxyTemplate,
     ProxyTool,
+    resource_at,
 )
 from .handlers import default_proxy_progress_handler, encoded
 from .launching import Given, HereLauncher
@@ -61,12 +63,17 @@ class Components:
         return bool(self.tools or self.resources or self.templates or self.prompts)
 
     def add(self, component: Component[Any]) -> None:
-        """Add a copy; one of the same name goes. Raises: TypeError: it is none of the kinds."""
+        """Add a copy; one of the same name goes.
+
+        Raises: TypeError: it is none of the kinds; ConfigError: what URIs of it are at its server
+            cannot be told.
+        """
         if isinstance(component, ProxyTool):
             self.tools[component.key] = component
         elif isinstance(component, ProxyResource):
             self.resources[component.key] = component
         elif isinstance(component, ProxyTemplate):
+            _check_renaming(component)
             self.templates[component.key] = component
         elif isinstance(component, ProxyPrompt):
             self.prompts[component.key] = component
@@ -138,20 +145,17 @@ class Components:
         elif (resource := _usable(self.resources.get(name))) is not None:
             component = resource if resource.contents is None else None
         elif (made := self._template_of(name)) is not None:
-            return made[0], made[0].expand(made[1])
+            return made
         return None if component is None else (component, component.backend_name)
 
-    def _template_of(
-        self, uri: str, *, enabled: bool = True
-    ) -> tuple[ProxyTemplate, dict[str, Any]] | None:
-        """Return the template that a URI is of, and its arguments. `enabled`: or is not."""
-        from mcp.shared.uri_template import UriTemplate
-
+    def _template_of(self, uri: str, *, enabled: bool = True) -> tuple[ProxyTemplate, str] | None:
+        """Return the template that a URI is of, and what its server calls that. `enabled`: or is
+        not."""
         for template in self.templates.values():
             if template.enabled is enabled:
-                matched = UriTemplate.parse(template.key).match(uri)
-                if matched is not None:
-                    return template, matched
+                original = _original(template, uri)
+                if original is not None:
+                    return template, original
         return None
 
     async def run(self, method: str, params: Bytes | None) -> BaseModel | None:
@@ -182,8 +186,7 @@ class Components:
         made = self._template_of(uri)
         if made is None:
             return None
-        template, arguments = made
-        return await (await template.create_resource(arguments)).read()
+        return await (await resource_at(*made)).read()
 
     def introduction(self) -> bytes:
         return msgspec.json.encode(
@@ -193,6 +196,46 @@ class Components:
                 "serverInfo": {"name": "sessionproxy", "version": VERSION},
             }
         )
+
+
+def _check_renaming(template: ProxyTemplate) -> None:
+    """Raises: ConfigError: a template has another form than its server's, and not each URI of it is
+    one there; or the SDK knows one of the two forms as no template."""
+    from mcp.shared.uri_template import UriTemplate
+
+    if template.key == template.backend_name:
+        return  # what the server writes is the server's, and its URIs stay as they are
+    try:
+        here, there = map(UriTemplate.parse, (template.key, template.backend_name))
+    except ValueError as error:
+        raise ConfigError(f"URI template {template.key}: it cannot be renamed: {error}") from None
+    missing = {*there.variable_names} - {*here.variable_names}
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise ConfigError(f"URI template {template.key}: it lacks what the server's has: {names}")
+
+
+def _original(template: ProxyTemplate, uri: str) -> str | None:
+    """Return what its server calls a URI of this template; None: it is of another."""
+    from mcp.shared.uri_template import UriTemplate
+
+    if template.key == template.backend_name:
+        return uri if _is_of(template.key, uri) else None
+    try:
+        matched = UriTemplate.parse(template.key).match(uri)
+        return None if matched is None else UriTemplate.parse(template.backend_name).expand(matched)
+    except ValueError:  # it was changed after it was added
+        return None
+
+
+def _is_of(template: str, uri: str) -> bool:
+    """Return whether a URI is of this template; may be, where the SDK cannot read that."""
+    from mcp.shared.uri_template import UriTemplate
+
+    try:
+        return UriTemplate.parse(template).match(uri) is not None
+    except ValueError:
+        return could_be(uri, template)
 
 
 class Local:

@@ -37,7 +37,7 @@ from .binding import label_of
 from .context import SessionName
 from .counts import Counts
 from .deadlines import CALL_LIMIT, CallLimit
-from .exchange import NOT_BEGUN, Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
+from .exchange import FAULTY, NOT_BEGUN, Ask, ClientPort, Exchange, Outbound, Outcome, ReplySink
 from .latch import Latch
 from .memory import Loss, Memory, Opening
 from .pauses import Pauses
@@ -392,7 +392,13 @@ class Session:
         self._asks.absent_since = None
         if self._call_limit is not None:
             self._call_limit.watch(exchange, self.ran_out)
-        backend.request(exchange)
+        try:
+            backend.request(exchange)
+        except ProxyError:
+            raise
+        except Exception:  # a fault of ours fails the one request, which gives back its lease
+            logger.exception("%r could not pass on a request: %s", self, exchange.method)
+            exchange.settle(FAULTY)
         if exchange.treatment.remembers is None:
             exchange.params = None  # they may be large, and the answer may be a long time coming
 

@@ -1,6 +1,7 @@
 """Copies that were added to a proxy (PARITY 37, 38)."""
 
-from typing import Any
+import json
+from typing import Any, Final
 
 import mcp_types as types
 import pytest
@@ -8,6 +9,7 @@ from mcp import MCPError
 from mcp.server.mcpserver import MCPServer
 
 from sessionproxy import (
+    ConfigError,
     ProxyClient,
     ProxyPrompt,
     ProxyResource,
@@ -16,6 +18,7 @@ from sessionproxy import (
     Sessions,
     create_proxy,
 )
+from sessionproxy.backends.names import RESOURCES
 from sessionproxy.client.components import Component
 from sessionproxy.client.local import Components
 from tests.parity.rig import fronts, names_of, text_of, texts_of
@@ -81,6 +84,52 @@ def test_only_what_is_the_same_proxys_is_sent_to_its_servers() -> None:
         assert components.instead(method, params) == expected, (method, params)
     components.prompts["hello"].disable()
     assert components.instead("prompts/get", b'{"name":"hello"}') is None
+
+
+UNREADABLE = ("note://{a}{b}", "note://{list*}", "note://{row-id}", "note://{unclosed")
+"""Templates of servers that the SDK cannot tell a URI of."""
+
+
+OWN: Final = CLIENT.new
+
+
+def of_notes(template: str) -> ProxyTemplate:
+    listed = types.ResourceTemplate(uri_template=template, name="note")
+    return ProxyTemplate.from_mcp_template(OWN, listed)
+
+
+@pytest.mark.parametrize("form", UNREADABLE)
+def test_a_template_that_nobody_can_read_stays_as_it_is(form: str) -> None:
+    """RFC 6570 has more forms than the SDK, and servers write what they like: what begins as it
+    does may be of it, and any other URI has nothing to do with it."""
+    components = Components(own=OWN)
+    components.add(of_notes(form).copy(title="mine"))
+    asked = b'{"uri":"note://one%20"}' if form.endswith("}") else b'{"uri":"note://{unclosed"}'
+    assert components.instead("resources/read", asked) == asked
+    assert components.instead("resources/read", b'{"uri":"other://one"}') is None
+    components.templates[form].disable()
+    assert components.instead("resources/read", asked) is None
+    assert components.hides(RESOURCES, json.loads(asked)["uri"])
+    assert not components.hides(RESOURCES, "other://one")
+
+
+@pytest.mark.parametrize("form", UNREADABLE)
+def test_such_a_template_cannot_be_renamed(form: str) -> None:
+    """It is said where it is added, and not to whoever reads another resource."""
+    with pytest.raises(ConfigError, match="cannot be renamed"):
+        Components().add(of_notes(form).copy(uri_template="mine://{name}"))
+    with pytest.raises(ConfigError, match="cannot be renamed"):
+        Components().add(of_notes("note://{name}").copy(uri_template=form))
+    components, changed = Components(own=OWN), of_notes("note://{name}").copy()
+    components.add(changed)
+    changed.uri_template = form
+    assert components.instead("resources/read", b'{"uri":"note://one"}') is None
+
+
+def test_a_template_that_lacks_a_variable_of_its_servers_is_refused() -> None:
+    """Else all its URIs would be one at the server."""
+    with pytest.raises(ConfigError, match="lacks what the server's has: name"):
+        Components().add(of_notes("note://{name}").copy(uri_template="mine://{who}"))
 
 
 async def test_what_is_not_there_is_told_so() -> None:

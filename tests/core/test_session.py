@@ -6,7 +6,7 @@ import anyio
 import msgspec
 import pytest
 
-from sessionproxy.core.exchange import Ask, Exchange, Outcome
+from sessionproxy.core.exchange import FAULTY, Ask, Exchange, Outcome
 from sessionproxy.core.manager import Limits, SessionManager
 from sessionproxy.core.memory import Memory, Opening
 from sessionproxy.core.ports import Identity, Upstream
@@ -205,6 +205,25 @@ async def test_a_request_holds_a_lease_until_it_is_settled() -> None:
         backend.reply(backend.requests[2])
         assert session.leases == 0
         assert session.idle_for(anyio.current_time() + 5) == 5
+
+
+async def test_a_fault_of_ours_on_the_way_to_the_backend_fails_its_request_alone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 5: one outcome, and its lease comes back; the session goes on."""
+    async with ready(echoes=True) as (session, backend, _, _):
+        sound = backend.request
+
+        def broken(exchange: Exchange) -> None:
+            raise KeyError("broken")
+
+        monkeypatch.setattr(backend, "request", broken)
+        exchange = call(session)
+        assert exchange.outcome == FAULTY
+        assert session.leases == 0
+        assert "KeyError" in caplog.text
+        monkeypatch.setattr(backend, "request", sound)
+        assert call(session).outcome != FAULTY
 
 
 @pytest.mark.parametrize(
