@@ -29,6 +29,7 @@ from .context import caller_authorization
 from .exchange import Outcome
 from .memory import Opening
 from .ports import Backend, Identity, Launcher
+from .start import not_started
 
 logger: Final = logging.getLogger(__name__)
 
@@ -377,8 +378,8 @@ def _welcome(outcome: Outcome) -> Bytes:
 def _result(method: str, outcome: Outcome) -> Bytes:
     """Raises: BackendStartFailed: the backend ended, or refused it. Else why there is none."""
     failure = outcome.failure
-    if isinstance(failure, BackendGone):
-        raise BackendStartFailed(f"The backend did not say what it offers: {failure}", failure.exit)
+    if isinstance(failure, BackendGone | BackendStartFailed):
+        raise not_started(failure, "The backend did not say what it offers")
     if failure is not None:
         raise failure
     if outcome.result is None:

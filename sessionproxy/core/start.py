@@ -16,6 +16,7 @@ from ..errors import (
     BackendStartFailed,
     InitializeRefused,
     ProxyError,
+    TryLater,
 )
 from ..wire import Bytes
 from ..wire.envelope import text
@@ -91,6 +92,7 @@ async def shake_hands(
     Raises:
         BackendStartFailed: the backend ended.
         InitializeRefused: it answered with an error.
+        TryLater: what is behind it has no room, or rests.
     """
     answer = _Answer(opener, client)
     exchange = Exchange(
@@ -108,7 +110,7 @@ async def introduced(backend: Backend, opening: Opening) -> Bytes:
 
     Return how the backend introduces itself.
 
-    Raises: BackendStartFailed, InitializeRefused: as `shake_hands`.
+    Raises: BackendStartFailed, InitializeRefused, TryLater: as `shake_hands`.
     """
     found = _introduction(opening, await ask(backend, opening.method, opening.params))
     if not opening.modern:
@@ -117,7 +119,7 @@ async def introduced(backend: Backend, opening: Opening) -> Bytes:
 
 
 def _introduction(opening: Opening, outcome: Outcome) -> Bytes:
-    """Raises: BackendStartFailed, InitializeRefused."""
+    """Raises: BackendStartFailed, InitializeRefused, TryLater."""
     if outcome.failure is not None:
         raise not_started(outcome.failure)
     if outcome.result is None:
@@ -127,13 +129,16 @@ def _introduction(opening: Opening, outcome: Outcome) -> Bytes:
     return outcome.result
 
 
-def not_started(why: ProxyError) -> BackendStartFailed:
-    """Return what to tell of a backend that failed over its first request."""
+def not_started(why: ProxyError, text: str = "The backend did not start") -> ProxyError:
+    """Return what to tell of a backend that failed over its first request: that it may come later,
+    where nothing else is wrong, else that it failed, of which the route takes note."""
+    if isinstance(why, TryLater):
+        return why.fresh()
     if isinstance(why, BackendStartFailed):
         failure = why.fresh()
     else:
         how = why.exit if isinstance(why, BackendGone) else None
-        failure = BackendStartFailed(f"The backend did not start: {why}", how)
+        failure = BackendStartFailed(f"{text}: {why}", how)
     # The route must not rest for everybody because of one caller.
     failure.counted = why.of_caller
     return failure

@@ -3,6 +3,7 @@
 import anyio
 import pytest
 
+from sessionproxy.core.circuit import FAILURES
 from sessionproxy.core.state import EndReason
 from tests.rig.embedded import Embedded, embedded, gone, scripted, until
 from tests.rig.http import Client, Json, calling, connect, http
@@ -161,6 +162,23 @@ async def test_each_server_takes_a_place() -> None:
             await client.delete()
             await none_is_left(proxy)
             assert (await other.do())["count"] == 1
+
+
+async def test_where_there_is_no_place_who_comes_is_told_to_come_later() -> None:
+    """DESIGN 11: 503 with Retry-After, however many come; and a route whose backends work does not
+    rest for it."""
+    async with embedded(mode="request", max_sessions=1, queue_timeout=0.1) as proxy, http() as pool:
+        async with connect(proxy.url) as client:
+            async with client.doing({"log": 1}, {"wait": "ever"}) as incoming:
+                await incoming.until("notifications/message")
+                for _ in range(FAILURES + 1):
+                    told = await Client(pool, proxy.url).initialize()
+                    assert told.status_code == 503
+                    assert int(told.headers["retry-after"]) > 0
+                    assert "Too many" in told.text
+            await client.delete()
+        await until(lambda: proxy.processes() == [])
+        assert (await Client(pool, proxy.url).initialize()).status_code == 200
 
 
 async def test_a_log_level_is_told_to_each_and_subscriptions_are_refused() -> None:

@@ -26,6 +26,7 @@ from sessionproxy.client.launching import Given
 from sessionproxy.client.provider import Provided
 from sessionproxy.core.background import Background
 from sessionproxy.core.caller import UNHEARD, Nobody
+from sessionproxy.core.circuit import FAILURES
 from sessionproxy.core.exchange import Exchange
 from sessionproxy.core.memory import Opening
 from sessionproxy.core.ports import Identity
@@ -35,6 +36,7 @@ from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text
 from tests.rig.embedded import lives, processes_of, scripted, served, until
 from tests.rig.http import Client as Raw
 from tests.rig.http import connect, http
+from tests.rig.modern import Modern
 
 State = dict[str, Any]
 
@@ -368,6 +370,30 @@ async def test_what_the_proxy_asks_on_its_own_account_has_no_owner(state: State)
             assert owners == {None}
             await front.call_tool("do", {})
             assert owners == {None, "local"}
+
+
+@pytest.mark.parametrize("how", ["raises", "has a server that does not start"])
+async def test_a_factory_that_fails_for_nobody_is_no_reason_to_rest(how: str, state: State) -> None:
+    """`ProxyProvider`: whoever looks a client up by its user finds none for the proxy itself; the
+    clients that there are go on."""
+
+    def factory() -> ProxyClient:
+        request = current_request.get()
+        if request is not None and request.owner is not None:
+            return client
+        if how == "raises":
+            raise KeyError("nobody")
+        return broken.new()
+
+    broken = ProxyClient(scripted(start=[{"exit": 3}]), **state)
+    async with ProxyClient(complete(), **state) as client:
+        async with fronted(create_proxy(ProxyProvider(factory), **state)) as url, http() as pool:
+            modern = Modern(pool, url)
+            for _ in range(FAILURES + 1):
+                told = (await modern.post("tools/list")).json()
+                assert told["error"]["code"] == -32603
+            async with connect(url) as user:
+                assert (await user.do())["pid"]
 
 
 def _is_ready(client: ProxyClient) -> bool:
