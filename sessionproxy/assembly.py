@@ -229,7 +229,7 @@ class Assembly:
         return SessionManager(
             route.name + PART,
             self._traced(PartLauncher(route.backends), serves=False),
-            part_limits_from(route.settings),
+            part_limits_from(route.settings, take_places=route.takes_place),
             self.ground.ids,
             stateless=route.settings.mode is not Mode.SESSION,
             admission=admission,
@@ -260,7 +260,8 @@ class Assembly:
     async def _alone(
         self, held: AsyncExitStack, route: Route, admission: Admission, *, name: str | None = None
     ) -> Front:
-        limits, place = limits_from(route.settings), place_of(route, admission)
+        limits = limits_from(route.settings, take_places=route.takes_place)
+        place = place_of(route, admission)
         front = await self._front(
             held, name or route.name, route.alone, limits, route.circuit, place
         )

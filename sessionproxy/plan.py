@@ -337,12 +337,13 @@ def knows_users(settings: Settings, *, local: bool) -> bool:
     return settings.token_file is not None or (local and not settings.forward_authorization)
 
 
-def limits_from(settings: Settings) -> Limits:
-    """Return the limits of sessions."""
+def limits_from(settings: Settings, *, take_places: bool = True) -> Limits:
+    """Return the limits of sessions. `take_places`: their backends count for `max_sessions`."""
     if settings.mode is Mode.SHARED:
         return _shared_limits(settings)
     limits = backend_limits_from(settings)
-    return limits if settings.mode is Mode.SESSION else _costless(limits, settings)
+    counted = take_places and settings.mode is Mode.SESSION
+    return limits if counted else _costless(limits, settings)
 
 
 def whole_limits_from(settings: Settings) -> Limits:
@@ -353,10 +354,10 @@ def whole_limits_from(settings: Settings) -> Limits:
     return replace(limits, call_timeout=None, start_timeout=patience)
 
 
-def part_limits_from(settings: Settings) -> Limits:
+def part_limits_from(settings: Settings, *, take_places: bool = True) -> Limits:
     """Return the limits of parts of such sessions, which say how long they are needed."""
     ages = Ages(idle=None, linger=None, max_age=None, session_ttl=settings.session_ttl)
-    return replace(limits_from(settings), ages=ages)
+    return replace(limits_from(settings, take_places=take_places), ages=ages)
 
 
 def _costless(limits: Limits, settings: Settings) -> Limits:

@@ -448,6 +448,16 @@ async def test_what_a_proxy_has_of_its_own_takes_nobodys_place(state: State) -> 
         assert facts_of(await client.call_tool("do", {}))["pid"]
 
 
+async def test_nor_is_there_a_limit_on_those_who_use_it_at_once(state: State) -> None:
+    """As before, with several users."""
+    made = create_proxy(complete(), max_sessions=1, queue_timeout=0.3, **state)
+    made.tool(guard_nothing)
+    asked = "tools/call", {"name": "guard_nothing", "arguments": {}}
+    async with fronted(made) as url, connect(url) as one, connect(url) as two, connect(url) as more:
+        for client in (one, two, more):
+            assert (await client.request(*asked))["result"]["content"][0]["text"] == "nothing"
+
+
 async def test_all_servers_together_are_counted_by_a_name_that_none_of_them_has(
     state: State,
 ) -> None:
