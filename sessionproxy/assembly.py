@@ -231,7 +231,7 @@ class Assembly:
             self._traced(PartLauncher(route.backends), serves=False),
             part_limits_from(route.settings, take_places=route.takes_place),
             self.ground.ids,
-            stateless=route.settings.mode is not Mode.SESSION,
+            stateless=is_stateless(route.settings),
             admission=admission,
             pauses=self.ground.pauses,
             timers=self.ground.timers,
@@ -245,7 +245,9 @@ class Assembly:
         launcher = CompositeLauncher(members, introduction, annotates=annotates)
         await held.enter_async_context(launcher)
         return await self._front(
-            held, self._name(), launcher, whole_limits_from(self.settings), Circuit(), None
+            held,
+            *(self._name(), launcher, whole_limits_from(self.settings), Circuit(), None),
+            stateless=all(is_stateless(server.settings) for server in self.plan.servers),
         )
 
     def _name(self) -> str:
@@ -263,7 +265,9 @@ class Assembly:
         limits = limits_from(route.settings, take_places=route.takes_place)
         place = place_of(route, admission)
         front = await self._front(
-            held, name or route.name, route.alone, limits, route.circuit, place
+            held,
+            *(name or route.name, route.alone, limits, route.circuit, place),
+            stateless=is_stateless(route.settings),
         )
         if not self.hooks:
             route.knows(front.catalogue)
@@ -277,6 +281,8 @@ class Assembly:
         limits: Limits,
         circuit: Circuit,
         admission: Admission | None,
+        *,
+        stateless: bool,
     ) -> Front:
         if self.around is not None:
             launcher = self.around(launcher)
@@ -284,11 +290,16 @@ class Assembly:
             hooked = HookedLauncher(launcher, self.hooks)
             launcher = await held.enter_async_context(hooked)
         launcher = self._traced(launcher)
-        fronts = self.fronts.open(name, launcher, limits, circuit, admission)
+        fronts = self.fronts.open(name, launcher, limits, circuit, admission, stateless=stateless)
         return await held.enter_async_context(fronts)
 
     def _traced(self, launcher: Launcher, *, serves: bool = True) -> Launcher:
         return launcher if self.tracing is None else self.tracing.launcher(launcher, serves=serves)
+
+
+def is_stateless(settings: Settings) -> bool:
+    """Return whether no backend of a server is one client's, for as long as its session lasts."""
+    return settings.mode is not Mode.SESSION
 
 
 def provider_of(source: Source) -> str:
@@ -314,5 +325,5 @@ def _tell_both(member: Member, alone: Front, together: Front) -> None:
 
 def place_of(route: Route, admission: Admission) -> Admission | None:
     """Return what lets the sessions of a route in, where each has a backend of its own."""
-    counts = route.takes_place and route.settings.mode is Mode.SESSION
+    counts = route.takes_place and not is_stateless(route.settings)
     return admission if counts else None

@@ -14,7 +14,6 @@ import anyio
 from .config import (
     Affinity,
     HandleUse,
-    Mode,
     OnLoss,
     Settings,
     Switch,
@@ -78,16 +77,19 @@ class Fronts:
         limits: Limits,
         circuit: Circuit,
         admission: Admission | None,
+        *,
+        stateless: bool,
     ) -> AsyncGenerator[Front]:
         """Serve sessions of what `launcher` launches. `name`, `circuit`: of their route.
-        `admission`: None for one of their own."""
+        `admission`: None for one of their own. `stateless`: nothing of a client's is in its
+        backend."""
         manager = SessionManager(
             name,
             launcher,
             limits,
             self.ground.ids,
             keeps_ids=self.settings.on_loss is not OnLoss.NOT_FOUND,
-            stateless=self.settings.mode is not Mode.SESSION,
+            stateless=stateless,
             admission=admission,
             pauses=self.ground.pauses,
             timers=self.ground.timers,

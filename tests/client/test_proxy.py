@@ -26,6 +26,7 @@ from sessionproxy import (
     Request,
     RequestHook,
     Result,
+    Sessions,
     StatefulProxyClient,
     create_proxy,
     http_app,
@@ -33,7 +34,7 @@ from sessionproxy import (
 from sessionproxy.client.runtime import Held
 from sessionproxy.errors import BackendGone
 from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text_of
-from tests.rig.embedded import gone, lives, scripted, until
+from tests.rig.embedded import gone, lives, processes_of, scripted, until
 from tests.rig.http import Client as Raw
 from tests.rig.http import connect, http
 
@@ -448,11 +449,29 @@ async def test_what_a_proxy_has_of_its_own_takes_nobodys_place(state: State) -> 
         assert facts_of(await client.call_tool("do", {}))["pid"]
 
 
+@pytest.mark.parametrize("sessions", ["shared", "request"])
+async def test_a_loss_is_told_of_what_keeps_state_wherever_it_is_mounted(
+    sessions: Sessions, state: State
+) -> None:
+    """DESIGN 5.12: the proxy around it keeps none, and the one that is mounted does."""
+    made = create_proxy(complete(), sessions=sessions, idle=1, shared_linger=0.5, **state)
+    made.mount(create_proxy(complete(), **state), "kept")
+    asked: tuple[str, dict[str, Any]] = "tools/call", {"name": "kept_do", "arguments": {}}
+    async with fronted(made) as url, connect(url) as client:
+        counts = [(await client.request(*asked))["result"] for _ in range(2)]
+        assert [each["structuredContent"]["count"] for each in counts] == [2, 3]
+        await until(lambda: not processes_of(Path(state["state_dir"])))
+        told = (await client.request(*asked))["result"]
+        assert told["isError"]
+        assert "state was lost" in told["content"][0]["text"]
+        assert (await client.request(*asked))["result"]["structuredContent"]["count"] == 2
+
+
 async def test_nor_is_there_a_limit_on_those_who_use_it_at_once(state: State) -> None:
     """As before, with several users."""
     made = create_proxy(complete(), max_sessions=1, queue_timeout=0.3, **state)
     made.tool(guard_nothing)
-    asked = "tools/call", {"name": "guard_nothing", "arguments": {}}
+    asked: tuple[str, dict[str, Any]] = "tools/call", {"name": "guard_nothing", "arguments": {}}
     async with fronted(made) as url, connect(url) as one, connect(url) as two, connect(url) as more:
         for client in (one, two, more):
             assert (await client.request(*asked))["result"]["content"][0]["text"] == "nothing"
