@@ -117,6 +117,7 @@ class Fronts:
             public=self.settings.catalogue_public,
             aside=aside,
             circuit=circuit,
+            pauses=self.ground.pauses,
         )
 
     def _in_front(self, manager: SessionManager, catalogue: Catalogue) -> Front:

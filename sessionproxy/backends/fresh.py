@@ -226,8 +226,9 @@ class _Work:
             await self._done.wait()
 
     async def _introduced(self, backend: Backend) -> bytes:
-        opening, seconds = self._fresh.opening, self._fresh.launcher.start_timeout
-        with anyio.move_on_after(seconds):
+        launcher, opening = self._fresh.launcher, self._fresh.opening
+        seconds = launcher.start_timeout
+        with launcher.admission.pauses.move_on_after(seconds):
             return bytes(await introduced(backend, opening))
         raise BackendStartFailed(f"The backend did not answer {opening.method} in {seconds:g} s.")
 

@@ -60,7 +60,7 @@ class Admission:
         queue_timeout: float,
         max_per_owner: int | None = None,
     ) -> None:
-        self._pauses = pauses
+        self.pauses: Pauses = pauses
         self._max_sessions = max_sessions
         self._max_per_owner = max_per_owner
         self._starts_at_once = starts_at_once
@@ -109,7 +109,7 @@ class Admission:
         self._check_queue(place.owner)
         self._queue.append(place)
         try:
-            with self._pauses.move_on_after(self._queue_timeout):
+            with self.pauses.move_on_after(self._queue_timeout):
                 await place.granted.wait()
                 return
         except BaseException:

@@ -28,6 +28,7 @@ from .circuit import Circuit
 from .context import caller_authorization
 from .exchange import Outcome
 from .memory import Opening
+from .pauses import Pauses
 from .ports import Backend, Identity, Launcher
 from .start import not_started
 
@@ -123,17 +124,19 @@ class Catalogue:
         *,
         ttl: float,
         timeout: float,
+        pauses: Pauses,
         public: bool = False,
         aside: Aside | None = None,
         circuit: Circuit | None = None,
     ) -> None:
         """`envelope`: of a client of the proxy's own. `ttl`: seconds for which an offer is good;
-        `timeout`: seconds for a backend's start, and for fetching its lists. `public`: it is the
-        same for everybody. `aside` stops the backends that were asked; None: they are waited for.
-        `circuit`: the route's."""
+        `timeout`: seconds for a backend's start, and for fetching its lists, `pauses` not counted.
+        `public`: it is the same for everybody. `aside` stops the backends that were asked; None:
+        they are waited for. `circuit`: the route's."""
         self._launcher = launcher
         self._aside = aside
         self._circuit = circuit or Circuit()
+        self._pauses = pauses
         self._lists = Circuit()
         """Of backends that start, and then fail over their lists: sessions may do well with them,
         and must not wait for this."""
@@ -268,7 +271,7 @@ class Catalogue:
     async def _fetch(self) -> Offer:
         with self._lists.trying():
             async with self._started() as (backend, discovered):
-                with anyio.move_on_after(self._timeout):
+                with self._pauses.move_on_after(self._timeout):
                     offer = await self._fetch_from(backend, discovered)
                     self._lists.succeeded()
                     return offer
@@ -295,7 +298,7 @@ class Catalogue:
         backend = await held.enter_async_context(
             launching if self._aside is None else self._aside.lend(launching)
         )
-        with anyio.move_on_after(self._timeout):
+        with self._pauses.move_on_after(self._timeout):
             return backend, _welcome(await ask(backend, opening.method, opening.params))
         raise BackendStartFailed(f"The backend did not say what it offers in {self._timeout:g} s.")
 

@@ -59,7 +59,7 @@ class Timers:
     """All timers of one owner; `run` must be running for them to fire. Pauses put them off."""
 
     def __init__(self, pauses: Pauses) -> None:
-        self._pauses = pauses
+        self.pauses: Pauses = pauses
         self._entries: list[_Entry] = []
         self._idle = 0
         """Entries whose timer was cancelled."""
@@ -90,7 +90,7 @@ class Timers:
     async def run(self) -> None:
         """Fire what is due, for ever."""
         while True:
-            now = self._pauses.look()
+            now = self.pauses.look()
             while self._entries and self._entries[0].at <= now:
                 self._take(heapq.heappop(self._entries), now)
             until = self._entries[0].at if self._entries else inf
@@ -100,7 +100,7 @@ class Timers:
 
     def _take(self, entry: _Entry, now: float) -> None:
         """Fire what is due, or put it off by the pauses since it was set."""
-        due = entry.begun + entry.seconds + self._pauses.within(entry.begun, now)
+        due = entry.begun + entry.seconds + self.pauses.within(entry.begun, now)
         if not entry.timer.waits:
             self._idle -= 1
         elif due > now:

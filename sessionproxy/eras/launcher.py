@@ -204,7 +204,7 @@ class EraLauncher:
         opening = Opening(discover_params(OURSELVES), "server/discover")
         found = None
         async with self._spare(identity, opening) as backend:
-            with anyio.move_on_after(self._probe_timeout):
+            with self._timers.pauses.move_on_after(self._probe_timeout):
                 found = await _asked(backend, opening)
         return Verdict.SILENT if found is None else _verdict_on(found)
 
@@ -213,7 +213,7 @@ class EraLauncher:
         opening = Opening(initialize_params(OURSELVES))
         found = Outcome()
         async with self._spare(identity, opening) as backend:
-            with anyio.move_on_after(self._probe_timeout):
+            with self._timers.pauses.move_on_after(self._probe_timeout):
                 found = await ask(backend, opening.method, opening.params)
         return found.result is not None
 

@@ -1,7 +1,7 @@
 """The core's neighbours, small and obedient; what goes wrong with them are arguments."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
@@ -12,6 +12,7 @@ from sessionproxy.core.binding import SessionIds
 from sessionproxy.core.exchange import Ask, Exchange, Outbound, Outcome
 from sessionproxy.core.manager import Limits, SessionManager
 from sessionproxy.core.memory import Opening
+from sessionproxy.core.pauses import Pauses
 from sessionproxy.core.ports import Identity, Upstream
 from sessionproxy.core.session import Session
 from sessionproxy.core.state import SessionState
@@ -24,6 +25,15 @@ USER = ContextVar("USER", default="nobody")
 OPENING = Opening(b'{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{}}')
 WELCOME = b'{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{}}'
 KEY = b"k" * 32
+
+
+class Steady(Pauses):
+    """Of a process that never stands still. Needs no `run`."""
+
+    @contextmanager
+    def move_on_after(self, seconds: float) -> Generator[anyio.CancelScope]:
+        with anyio.move_on_after(seconds) as scope:
+            yield scope
 
 
 class FakeSink:

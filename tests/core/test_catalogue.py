@@ -22,6 +22,8 @@ from sessionproxy.errors import (
 )
 from sessionproxy.wire import Bytes, Envelope
 
+from .fakes import Steady
+
 TOOLS = "notifications/tools/list_changed"
 PROMPTS = "notifications/prompts/list_changed"
 
@@ -114,7 +116,9 @@ async def catalogue(
     backends: Backends, circuit: Circuit | None = None
 ) -> AsyncGenerator[Catalogue]:
     ourselves = Envelope("2026-07-28", b"{}")
-    found = Catalogue("r", backends, ourselves, ttl=TTL, timeout=10, circuit=circuit)
+    found = Catalogue(
+        "r", backends, ourselves, ttl=TTL, timeout=10, pauses=Steady(), circuit=circuit
+    )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(found.run)
         yield found

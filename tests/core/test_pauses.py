@@ -14,12 +14,14 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sessionproxy.core.catalogue import Catalogue
 from sessionproxy.core.manager import Limits, SessionManager
 from sessionproxy.core.pauses import BEAT, LATE, MAX_KEPT, WORTH_TELLING, Pauses, Record
 from sessionproxy.core.reaper import PERIOD, Ages
 from sessionproxy.core.session import SILENT_CALLS, Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
-from sessionproxy.errors import AtCapacity, BackendStartFailed
+from sessionproxy.errors import AtCapacity, BackendStartFailed, ProxyError
+from sessionproxy.wire import Envelope
 
 from .fakes import FakeClient, FakeLauncher, call, create, manager_of, opened, until
 
@@ -305,3 +307,26 @@ async def test_a_drain_goes_on_where_it_was() -> None:
         await anyio.sleep(10)
         assert sink.outcome is None
         await until(lambda: sink.outcome is not None)
+
+
+async def test_no_catalogue_is_given_up_because_nothing_ran() -> None:
+    """Of neither its start nor its lists: `Catalogue` gives each so many seconds."""
+    async with running() as pauses, anyio.create_task_group() as tasks:
+        launcher = FakeLauncher(initialize="silent")
+        envelope = Envelope("2026-07-28", b"{}")
+        catalogue = Catalogue("r", launcher, envelope, ttl=60, timeout=60, pauses=pauses)
+        failures: list[ProxyError] = []
+
+        async def fetch() -> None:
+            try:
+                await catalogue.offer()
+            except ProxyError as error:
+                failures.append(error)
+
+        tasks.start_soon(fetch)
+        await anyio.sleep(30)
+        pause(1000)
+        await anyio.sleep(29)
+        assert failures == []
+        await until(lambda: len(failures) == 1)
+        assert isinstance(failures[0], BackendStartFailed)

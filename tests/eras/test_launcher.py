@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+import trio
+import trio.testing
 
 from sessionproxy.core.circuit import FAILURES, Circuit
 from sessionproxy.core.exchange import Exchange
 from sessionproxy.core.memory import Opening
-from sessionproxy.core.pauses import Pauses
 from sessionproxy.core.ports import Backend, Identity, Upstream
 from sessionproxy.core.relay import Relay
 from sessionproxy.core.timers import Timers
@@ -19,7 +20,7 @@ from sessionproxy.eras.to_handshake import ToHandshake
 from sessionproxy.eras.to_modern import ToModern
 from sessionproxy.errors import BackendStartFailed, Exit, InitializeRefused, RouteResting
 from sessionproxy.wire.welcome import discover_params, initialize_params
-from tests.core.fakes import KEY, FakeSink, FakeUpstream
+from tests.core.fakes import KEY, FakeSink, FakeUpstream, Steady
 
 from .rig import Kinds, Server, Servers, moments, world
 
@@ -32,7 +33,7 @@ PROBE_TIMEOUT = 10.0
 def launcher_of(
     servers: Servers, *, shared_sessions: bool = False, circuit: Circuit | None = None
 ) -> EraLauncher:
-    timers = Timers(Pauses())
+    timers = Timers(Steady())
     return EraLauncher(
         servers,
         timers,
@@ -104,6 +105,26 @@ async def test_one_who_gives_up_leaves_the_finding_out_to_the_next() -> None:
     assert not servers.running
     assert await launched(launcher) is ToHandshake
     assert servers.labels == ["probe", "probe", "label"]
+
+
+async def test_no_server_is_taken_for_mute_because_nothing_ran() -> None:
+    """FAULTS F42: time in which the proxy stood still counts for no limit."""
+    async with world("mute") as found, anyio.create_task_group() as tasks:
+        kinds: list[type[Backend]] = []
+
+        async def ask() -> None:
+            kinds.append(await launched(found.launcher))
+
+        tasks.start_soon(ask)
+        await anyio.sleep(PROBE_TIMEOUT / 2)
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        clock.jump(1000)
+        await anyio.sleep(PROBE_TIMEOUT / 2 - 1)
+        assert found.launcher.eras == "not known yet"
+        await anyio.sleep(2)
+        assert found.launcher.eras != "not known yet"
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_handshake_client_needs_no_verdict_and_no_bridge() -> None:
