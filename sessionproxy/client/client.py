@@ -4,9 +4,10 @@ Neighbours: `client.connection` connects it, `client.calls` has the calls, `clie
 handlers; `client.provider` and `client.proxy` make proxies of it.
 """
 
+import copy as copies
 import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Self, Unpack
@@ -41,7 +42,7 @@ from .handlers import (
     default_proxy_sampling_handler,
 )
 from .link import Listener
-from .runtime import Held
+from .runtime import Held, Kept
 from .shared import ConnectedSource
 from .targets import ProxyTarget, plan_of, servers_of, under
 
@@ -93,13 +94,13 @@ class ProxyClient(Calls):
         self.handlers.check()
         self.settings: Settings = settings_from({**CLIENT_SETTINGS, **settings}, named="{}")
         self._servers = servers_of(target, self.settings, rules)
-        self._held = self._connection()
-        self._bound: WeakSet[_Bound] = WeakSet()
+        self._held = Held(self._opens())
+        self._bound: WeakSet[ProxyClient] = WeakSet()
         """Its copies of frontend sessions."""
 
-    def _connection(self) -> Held[Connection]:
+    def _opens(self) -> "Callable[[], AbstractAsyncContextManager[Connection]]":
         plan = plan_of(self._servers, name=None, instructions=None)
-        return Held(partial(connected, self.settings, plan, self.handlers, self.name))
+        return partial(connected, self.settings, plan, self.handlers, self.name)
 
     def __repr__(self) -> str:
         state = "connected" if self.is_connected else "disconnected"
@@ -114,7 +115,7 @@ class ProxyClient(Calls):
 
     async def __aenter__(self) -> Self:
         """Raises: ProxyError: the server cannot be had; nothing stays."""
-        await self._enter()
+        await self._held.enter()
         return self
 
     async def __aexit__(self, *why: object) -> None:
@@ -126,14 +127,11 @@ class ProxyClient(Calls):
 
         Raises: ProxyError: the server cannot be had; nothing stays.
         """
-        await self._enter(in_passing=True)
+        await self._held.enter(in_passing=True)
         try:
             yield self
         finally:
             await self._held.leave(in_passing=True)
-
-    async def _enter(self, *, in_passing: bool = False) -> None:
-        await self._held.enter(in_passing=in_passing)
 
     @property
     def is_last(self) -> bool:
@@ -153,13 +151,18 @@ class ProxyClient(Calls):
             raise BackendGone("The client is not connected: use it within `async with`.")
         return found
 
-    def new(self) -> "ProxyClient":
-        """Return a client like this one, with a connection of its own, not connected yet."""
-        copy = ProxyClient.__new__(ProxyClient)
-        vars(copy).update(vars(self))
-        copy._held = copy._connection()
-        copy._bound = WeakSet()
-        return copy
+    def new(self) -> Self:
+        """Return a client like this one, of its class, with a connection of its own, not connected
+        yet."""
+        return self._copied(Held(self._opens()))
+
+    def _copied(self, held: Held[Connection]) -> Self:
+        """Return a copy with this connection. It is not made anew: what a class of the user's wants
+        to be given is known to the user alone."""
+        made = copies.copy(self)
+        made._held = held
+        made._bound = WeakSet()
+        return made
 
     async def outcome_of(
         self, method: str, params: Bytes | None, progress_handler: ProgressHandler | None
@@ -221,8 +224,9 @@ class ProxyClient(Calls):
         around = partial(HandlingLauncher, handlers=self.handlers)
         return [replace(server, around=(*server.around, around)) for server in servers]
 
-    def _of_session(self) -> "_Bound":
+    def _of_session(self) -> Self:
         """Return the copy of the frontend session that is being served; made now, if it has none.
+        It stays connected once it was, until the session is over.
 
         Raises: RuntimeError: none is.
         """
@@ -234,14 +238,8 @@ class ProxyClient(Calls):
             )
         return reach.scope.kept(self, partial(self._bind, reach.scope))
 
-    def _bind(self, scope: Scope) -> "_Bound":
-        copy = _Bound.__new__(_Bound)
-        vars(copy).update(vars(self))
-        copy._held = copy._connection()
-        if scope.is_over:  # a task that outlives its session makes it: nobody would let it go
-            copy.lasts_no_longer()
-        else:
-            scope.on_end(copy.let_go)
+    def _bind(self, scope: Scope) -> Self:
+        copy = self._copied(Kept(self._opens(), scope=scope))
         self._bound.add(copy)
         return copy
 
@@ -253,7 +251,7 @@ class StatefulProxyClient(ProxyClient):
     one backend, which is gone when the session is.
     """
 
-    def new_stateful(self) -> ProxyClient:
+    def new_stateful(self) -> Self:
         """Return the copy of the frontend session that is being served; made now, if it has none.
 
         Raises: RuntimeError: none is.
@@ -265,32 +263,4 @@ class StatefulProxyClient(ProxyClient):
         one."""
         async with anyio.create_task_group() as tasks:
             for copy in tuple(self._bound):
-                tasks.start_soon(copy.cut)
-
-
-class _Bound(ProxyClient):
-    """A copy that stays connected once it was, until it is let go."""
-
-    _stays = False
-    _let_go = False
-
-    async def _enter(self, *, in_passing: bool = False) -> None:
-        await super()._enter(in_passing=in_passing)
-        if not self._stays and not self._let_go:
-            self._stays = True
-            self._held.hold()
-
-    def lasts_no_longer(self) -> None:
-        """From now on, have it stay connected only while it is used."""
-        self._let_go = True
-
-    async def let_go(self) -> None:
-        """Disconnect it, once nobody uses it: its session is over."""
-        self.lasts_no_longer()
-        if self._stays:
-            self._stays = False
-            await self._held.leave()
-
-    async def cut(self) -> None:
-        """Disconnect it, whoever uses it; the next use connects it anew."""
-        await self._held.end()
+                tasks.start_soon(copy._held.end)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, Self, Unpack, cast
 
-import anyio
 import msgspec
 
 from .. import logs
@@ -23,6 +22,7 @@ from ..config import ConfigError, Mode, Settings, Switch
 from ..core.exchange import Hook, Outcome
 from ..core.hooks import RequestHook
 from ..core.ports import Launcher
+from ..core.reach import REACH, Scope
 from ..keywords import FrontSettings, ProxySettings
 from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, Source, check_hooks, check_together, told
 from ..serve import serve, serve_async
@@ -37,7 +37,7 @@ from .extended import Extended
 from .handlers import Handlers, ProgressHandler
 from .link import Desk, Link
 from .provider import ProxyProvider
-from .runtime import Held
+from .runtime import Held, Kept
 from .targets import ProxyTarget, servers_of, under
 
 Sessions = Literal["frontend", "request", "shared"]
@@ -101,7 +101,9 @@ class Proxy(Extended, Calls):
     """A proxy. Made by `create_proxy`; extended before it runs.
 
     `async with` runs it in this process without a port, for its own typed calls; they share one
-    session, which is opened with the first and ends with the last exit.
+    session, which is opened with the first and ends with the last exit. Calls that are made for a
+    session in front (by a tool, a hook, a copy of a component) share one of that session's instead,
+    which ends with it. A call without either has a session of its own.
     """
 
     def __init__(
@@ -127,8 +129,8 @@ class Proxy(Extended, Calls):
         check_hooks(self._hooks, self._observers)
         self._mounted: list[tuple[str, Proxy | Sequence[Planned]]] = []
         self._runs = Held(self._running)
-        self._link: Held[Link] = Held(self._linked)
-        self._holds_link = False
+        self._used: Held[Scope] = Held(self._in_use)
+        """By `async with`: what its typed calls have their session for, which serve nobody."""
 
     def __repr__(self) -> str:
         return f"<Proxy {self.name}>"
@@ -323,31 +325,36 @@ class Proxy(Extended, Calls):
     # -- using it ----------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        await self._runs.enter()
+        await self._used.enter()
         return self
 
     async def __aexit__(self, *why: object) -> None:
-        try:
-            if self._runs.holds <= 2 and self._holds_link:  # the other hold is the session's
-                self._holds_link = False
-                await self._link.leave()
-        finally:  # asyncio's own cancellation heeds no shield
-            await self._runs.leave()
+        await self._used.leave()
 
     async def outcome_of(
         self, method: str, params: Bytes | None, progress_handler: ProgressHandler | None
     ) -> Outcome:
-        async with self:
-            link = await self._linked_now()
-            return await link.request(method, params, progress=progress_handler)
+        async with self._scope() as scope:
+            kept = scope.kept(self, lambda: Kept(self._linked, scope=scope))
+            async with kept.held() as link:
+                return await link.request(method, params, progress=progress_handler)
 
-    async def _linked_now(self) -> Link:
-        link = await self._link.enter()
-        if self._holds_link:
-            await self._link.leave()  # not the last: there is the lasting hold
+    @asynccontextmanager
+    async def _scope(self) -> AsyncGenerator[Scope]:
+        """Have what a call has its session for: the session in front that it is made for; where it
+        is made for none, all calls while somebody uses the proxy; else this call."""
+        reach = REACH.get()
+        scope = self._used.here() if reach is None else reach.scope
+        if scope is None or scope.is_over:
+            async with Scope() as scope:
+                yield scope
         else:
-            self._holds_link = True  # this hold is the lasting one, until the proxy is left
-        return link
+            yield scope
+
+    @asynccontextmanager
+    async def _in_use(self) -> AsyncGenerator[Scope]:
+        async with self._runs.held(), Scope() as scope:
+            yield scope
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[Running]:
@@ -359,13 +366,12 @@ class Proxy(Extended, Calls):
 
     @asynccontextmanager
     async def _linked(self) -> AsyncGenerator[Link]:
-        found = await self._runs.enter()
-        try:
-            async with Desk(Handlers()) as desk, linked(found, desk, self.name) as link:
-                yield link
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._runs.leave()
+        async with (
+            self._runs.held() as found,
+            Desk(Handlers()) as desk,
+            linked(found, desk, self.name) as link,
+        ):
+            yield link
 
     # -- its components ----------------------------------------------------------------------------
 

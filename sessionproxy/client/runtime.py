@@ -1,8 +1,8 @@
 """What runs for as long as a client is connected: in a task of its own, so that whoever connects
 and whoever disconnects last may be two.
 
-Neighbours: `client.client` and `client.proxy` hold one each; all clients of a process stand on the
-same ground.
+Neighbours: `client.client` and `client.proxy` hold such, one of their own and one for each session
+in front that they work for; all clients of a process stand on the same ground.
 """
 
 import asyncio  # noqa: TID251 - a task that outlives whoever began it, and no task group is there
@@ -17,6 +17,7 @@ import anyio
 
 from ..config import ConfigError, Settings
 from ..core.context import inside
+from ..core.reach import Scope
 from ..errors import BackendGone, ProxyError
 from ..ground import Ground, containment_from
 
@@ -98,6 +99,11 @@ class Held(Generic[T]):
         """None: it is not open."""
         return None if self._life is None else self._life.value
 
+    def here(self) -> T | None:
+        """Return what is open; None: nothing is. Raises: RuntimeError: in another event loop."""
+        self._look_around()
+        return self.value
+
     @property
     def holds(self) -> int:
         return self._holds
@@ -136,6 +142,16 @@ class Held(Generic[T]):
             raise BackendGone("It was closed while it was being opened.")
         return life.value
 
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[T]:
+        """Hold it. Raises: as `enter`."""
+        found = await self.enter()
+        try:
+            yield found
+        finally:
+            with anyio.CancelScope(shield=True):  # the last one waits until it is closed
+                await self.leave()
+
     def hold(self) -> None:
         """Hold once more what is held already."""
         self._holds += 1
@@ -172,6 +188,40 @@ class Held(Generic[T]):
         if not life.is_stranded:
             raise RuntimeError("it is held in another event loop")
         self._life, self._holds, self._passing = None, 0, 0
+
+
+class Kept(Held[T]):
+    """Stays open once it was, for as long as a session in front has its backend."""
+
+    def __init__(
+        self, open_: Callable[[], AbstractAsyncContextManager[T]], *, scope: Scope
+    ) -> None:
+        """`scope`: of the session. Where it is over, nobody would let go: then it stays open only
+        while it is used."""
+        super().__init__(open_)
+        self._stays = False
+        self._let_go = scope.is_over
+        if not scope.is_over:
+            scope.on_end(self.let_go)
+
+    async def enter(self, *, in_passing: bool = False) -> T:
+        found = await super().enter(in_passing=in_passing)
+        if not self._stays and not self._let_go:
+            self._stays = True
+            self.hold()
+        return found
+
+    async def let_go(self) -> None:
+        """Close it, once nobody uses it."""
+        self._let_go = True
+        if self._stays:
+            self._stays = False
+            await self.leave()
+
+    def _look_around(self) -> None:
+        super()._look_around()
+        if self._holds == 0:  # what it was held in has gone
+            self._stays = False
 
 
 def _alone(error: BaseException) -> BaseException:

@@ -61,8 +61,27 @@ async def test_its_calls_share_one_session_that_ends_with_the_last_exit(state: S
         assert facts_of(await made.call_tool("do"))["pid"] == pid
     await gone(pid)
     await call()
-    assert len(pids) == 2, "without `async with` around, a call has a session of its own"
+    assert len(pids) == 2, "it is opened anew"
     await gone(*pids)
+
+
+async def test_a_call_of_a_proxy_that_nobody_holds_has_a_session_of_its_own(state: State) -> None:
+    """PARITY 59: also where several overlap; and it is gone with the call."""
+    made = create_proxy(scripted(), **state)
+    seen: list[tuple[int, int]] = []
+
+    async def call(*steps: dict[str, Any]) -> None:
+        facts = facts_of(await made.call_tool("do", {"steps": list(steps)}))
+        seen.append((facts["pid"], facts["count"]))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(call, {"sleep": 0.5})
+    await call()
+    assert len({pid for pid, _ in seen}) == 4
+    assert {count for _, count in seen} == {1}
+    assert made._runs.value is None  # pyright: ignore[reportPrivateUsage]
+    assert not any(map(lives, [pid for pid, _ in seen]))
 
 
 @pytest.mark.parametrize("make", [create_proxy, ProxyClient])

@@ -175,7 +175,7 @@ async def test_a_handler_that_disconnects_its_own_client_is_cancelled_by_that(
     async def roots(context: HandlerContext) -> types.ListRootsResult:
         came.append("asked")
         try:
-            await client.cut()
+            await stateful.clear()
         finally:
             came.append("over")
         return types.ListRootsResult(roots=[])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -28,7 +28,7 @@ from sessionproxy import (
     create_proxy,
 )
 from sessionproxy.client.components import Component
-from tests.rig.embedded import scripted
+from tests.rig.embedded import gone, lives, scripted
 from tests.rig.http import connect
 from tests.rig.sdk import FORM
 from tests.servers.tools import PNG
@@ -522,14 +522,14 @@ async def test_row_37_a_mirror_cannot_be_changed_and_says_copy(
 
 async def test_row_38_one_tool_is_renamed_or_hidden_by_configuration(state: State) -> None:
     """PARITY 38: what is hidden is unknown to whoever calls it, too."""
-    for rules, names, gone in (
+    for rules, names, hidden in (
         (Rules(rename_tools={"do": "mine"}), ["mine", "undo"], "do"),
         (Rules(deny_tools=("do",)), ["undo"], "do"),
     ):
         async with fronts(create_proxy(complete(), rules=rules, **state)) as client:
             assert await names_of(client) == names
             with pytest.raises(MCPError, match="Unknown tool"):
-                await client.call_tool(gone, {})
+                await client.call_tool(hidden, {})
             assert facts_of(await client.call_tool(names[0], {}))
 
 
@@ -621,6 +621,60 @@ async def test_row_38_a_copy_of_another_servers_tool_runs_there(state: State) ->
             assert facts_of(await two.call_tool("far", {}))["pid"] != first["pid"]
             with pytest.raises(MCPError):
                 await one.call_tool("off", {})
+
+
+@pytest.mark.parametrize("how", ["copy", "copy of a proxy in use", "tool"])
+async def test_row_38_what_is_used_of_another_proxy_runs_in_a_session_for_each_caller(
+    how: str, state: State
+) -> None:
+    """PARITY 38, 48, 59: two overlapping calls: what each logs and asks comes to its own caller; a
+    caller's session there goes with the caller's."""
+    back = create_proxy(complete(), **state)
+    front = create_proxy(MCPServer("empty"), **state)
+    if how == "tool":
+
+        @front.tool(name="mine")
+        async def mine(steps: list[Any]) -> dict[str, Any]:
+            async with back:
+                return facts_of(await back.call_tool("do", {"steps": steps}))
+
+        assert callable(mine)
+    else:
+        tool = await back.get_tool("do")
+        assert tool is not None
+        front.add_tool(tool.copy(name="mine"))
+    async with AsyncExitStack() as held:
+        if how == "copy of a proxy in use":
+            await held.enter_async_context(back)
+            own = facts_of(await back.call_tool("do"))
+        url = await held.enter_async_context(fronted(front))
+        async with connect(url) as ann, connect(url) as bob:
+            used = [await each.do(name="mine") for each in (ann, ann, bob)]
+            assert [each["count"] for each in used] == [1, 2, 1]
+            assert used[0]["pid"] == used[1]["pid"] != used[2]["pid"]
+            steps = {"log": "begun"}, {"wait": "go"}, {"log": "secret"}, {"ask": FORM}
+            async with ann.doing(*steps, name="mine", number="ann") as to_ann:
+                await to_ann.until("notifications/message")
+                async with bob.doing(
+                    {"log": "begun"}, {"wait": "go"}, name="mine", number="bob"
+                ) as to_bob:
+                    await to_bob.until("notifications/message")  # newer than the one that asks
+                    await ann.do({"release": "go"}, name="mine")
+                    assert (await to_ann.message())["params"]["data"] == "secret"
+                    question = await to_ann.until("elicitation/create")
+                    given = {"action": "accept", "content": {"name": "Ann"}}
+                    await ann.respond(question["id"], result=given)
+                    facts = (await to_ann.answer())["result"]["structuredContent"]
+                    assert [each["result"] for each in facts["answers"]] == [given]
+                    await bob.do({"release": "go"}, name="mine")
+                    assert "result" in await to_bob.message()
+            await ann.delete()
+            await gone(used[0]["pid"])
+            assert lives(used[2]["pid"])
+        if how == "copy of a proxy in use":
+            again = facts_of(await back.call_tool("do"))
+            assert (again["pid"], again["count"]) == (own["pid"], 2)
+    await gone(used[2]["pid"])
 
 
 async def test_a_mounted_proxys_hooks_and_its_clients_handlers_both_stand(state: State) -> None:
