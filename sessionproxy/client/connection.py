@@ -105,7 +105,7 @@ async def connected(
 
     async def awake() -> None:
         for link in links:
-            await link.awake()
+            await link.ready()
 
     tap = Tap(desk, awake)
     proxy = running(settings, plan, around=lambda launcher: TapLauncher(launcher, tap))

@@ -23,11 +23,13 @@ from ..core.background import Background, Work, of_the_users
 from ..core.exchange import FAULTY, Ask, Exchange, Outbound, Outcome
 from ..core.latch import Latch
 from ..core.manager import SessionManager
-from ..core.memory import Opening
+from ..core.memory import Memory, Opening
 from ..core.reach import SCOPE
 from ..core.session import Session
+from ..core.start import resume
 from ..core.state import EndReason, SessionState
-from ..errors import BackendGone, StateLost
+from ..errors import BackendGone, SessionNotFound
+from ..frontend.loss import told
 from ..wire import Bytes
 from .handlers import LOG, PROGRESS, Handlers, ProgressHandler
 
@@ -260,13 +262,14 @@ class Port:
 
 
 class Link:
-    """A session that is held open."""
+    """A session that is held open: one that is over, though it was not left, begins anew."""
 
     def __init__(self, manager: SessionManager, owner: str, opening: Opening, desk: Desk) -> None:
         self._manager = manager
         self._owner = owner
         self._opening = opening
         self._desk = desk
+        self._opens = anyio.Lock()
         self.number: int = next(_NUMBERS)
         """Tells it from every other one, also from those that are over."""
         self.port: Port = Port(desk)
@@ -276,6 +279,13 @@ class Link:
 
     async def open(self) -> None:
         """Raises: ProxyError: it could not be opened; nothing stays."""
+        self.session = await self._opened(Memory())
+
+    async def _opened(self, memory: Memory) -> Session:
+        """Return a session of its own, in which all is set up that is in memory.
+
+        Raises: ProxyError: it could not be opened; nothing stays.
+        """
         call = Call(self._desk, None)
         session = self._manager.create(self._owner, self._opening, self.port, call)
         await self._manager.opened(session)
@@ -283,47 +293,60 @@ class Link:
         if answer is not None and answer.result is not None:
             self.welcome = bytes(answer.result)
         session.start.answer = None
-        session.notify("notifications/initialized", None)
-        self.session = session
-
-    async def awake(self) -> None:
-        """Return once its session has a backend.
-
-        Raises: ProxyError: it cannot be had.
-        """
-        session = self.session
-        if session is None:
-            raise BackendGone("The client is not connected.")
-        if session.state is not SessionState.READY:
-            await self._manager.ready(session)
+        session.memory = memory
+        if session.state is SessionState.READY:  # else it is set up when it wakes
+            with session.lease() as backend:
+                resume(backend, session.opening, memory, session.client)
+        return session
 
     async def ready(self) -> Session:
         """Return its session, with a backend.
 
-        Raises: StateLost: its backend is gone with all that was built up in it, told once.
-            ProxyError: it cannot be had.
+        Raises: ProxyError: it cannot be had.
         """
-        await self.awake()
-        session = self.session
-        if session is None:
-            raise BackendGone("The client is not connected.")
-        if session.loss is not None:
-            how, session.loss = session.loss, None
-            reason = how.exit or how.reason.value
-            raise StateLost(f"The server's state was lost ({reason}); a fresh one is ready.")
+        session = self._current()
+        if session.state is not SessionState.READY:
+            try:
+                await self._manager.ready(session)
+            except SessionNotFound:
+                session = await self._anew(session)
+                await self._manager.ready(session)
         return session
+
+    def _current(self) -> Session:
+        """Raises: BackendGone: it was left."""
+        if self.session is None:
+            raise BackendGone("The client is not connected.")
+        return self.session
+
+    async def _anew(self, over: Session) -> Session:
+        """Return the session that takes the place of one that is over: the same for all who ask."""
+        async with self._opens:
+            if self._current() is over:
+                session = await self._opened(over.memory)
+                if self.session is None:  # it was left meanwhile
+                    self._manager.end(session, EndReason.CLIENT_DELETE)
+                else:
+                    session.loss = over.loss or self._manager.lost_with(over)
+                    self.session = session
+            return self._current()
 
     async def request(
         self, method: str, params: Bytes | None, *, progress: ProgressHandler | None = None
     ) -> Outcome:
         """Send a request, and return how it ended. Cancelled, it is cancelled at the server.
 
-        Raises: StateLost, ProxyError: as `ready`.
+        Raises: StateLost: it relies on what was built up, and that is lost; this is told once.
+            ProxyError: as `ready`.
         """
         session = await self.ready()
         call = Call(self._desk, progress)
         exchange = call.exchange = Exchange(method, params, client_id=b"0", sink=call)
         exchange.context.run(SCOPE.set, None)  # of the session that is served here, not of this one
+        losing = session.bereft(exchange)
+        if losing is not None and losing.loss is not None:
+            loss, losing.loss = losing.loss, None
+            raise told(loss, anyio.current_time())
         session.request(exchange)
         try:
             return await call.outcome()

@@ -236,15 +236,20 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         session = self._create(
             identity, opening, Attachments(modern), None, context, keeps_id=True, shared=True
         )
-        if before is not None and self._was_state(before):
-            session.loss = before
+        session.loss = self._of_state(before)
         self._ended.pop(identity)
         return session
 
-    def _was_state(self, loss: Loss) -> bool:
-        """Return whether state was lost: with the end of a session that shares its backend, none
-        is."""
-        return not self._stateless or isinstance(loss.reason, StopReason)
+    def lost_with(self, session: Session) -> Loss | None:
+        """Return what was lost with a session that has ended, for the one that takes its place."""
+        return self._of_state(_loss_of(session))
+
+    def _of_state(self, loss: Loss | None) -> Loss | None:
+        """Return a loss if it is one of state: with the end of a session that shares its backend,
+        none is lost."""
+        if loss is None or (self._stateless and isinstance(loss.reason, EndReason)):
+            return None
+        return loss
 
     def ended(self, owner: str, key: str) -> Loss | None:
         """Return how a conversation ended, if it did and that is still known."""
@@ -367,7 +372,7 @@ class SessionManager(anyio.AsyncContextManagerMixin):
         """Return why nobody need wait for a session that is over."""
         if session.end_reason is EndReason.SHUTDOWN:
             return Draining("the proxy is shutting down", retry_after=retry_after())
-        return SessionNotFound(f"{session!r}")
+        return SessionNotFound(f"The session is over: {session.end_reason}.")
 
     @contextmanager
     def _waiting(self, session: Session, start: Start) -> Generator[None]:

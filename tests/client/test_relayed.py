@@ -7,11 +7,15 @@ import pytest
 from mcp.server.mcpserver import MCPServer
 
 from sessionproxy import ProxyClient, ProxyProvider, StatefulProxyClient, create_proxy
+from sessionproxy.core.state import EndReason, SessionState
+from sessionproxy.errors import StateLost
 from tests.parity.rig import facts_of, fronted
-from tests.rig.embedded import gone, lives, scripted
+from tests.rig.embedded import gone, lives, scripted, until
 from tests.rig.http import Client, connect, http
 
 UPDATED = "notifications/resources/updated"
+
+EXIT = [{"exit": 3}]
 
 
 async def test_a_resource_of_one_session_is_not_told_of_to_another(tmp_path: Path) -> None:
@@ -64,6 +68,26 @@ async def test_a_server_that_dies_is_told_of_and_the_next_call_is_fresh(tmp_path
                 told = await each.request("tools/call", {"name": "do"})
                 assert told["result"]["isError"] is True
             assert (await ann.do())["pid"] == (await bob.do())["pid"]
+
+
+async def test_a_client_whose_session_is_over_serves_again_all_the_same(
+    state: dict[str, Any],
+) -> None:
+    """DESIGN 7: nobody came for `session_ttl` seconds after its server had crashed."""
+    client = ProxyClient(scripted(), **state)
+    async with client, fronted(create_proxy(client, **state)) as url:
+        async with connect(url) as ann:
+            dies = await ann.request("tools/call", {"name": "do", "arguments": {"steps": EXIT}})
+            assert dies["result"]["isError"] is True
+        session = client.connection.link.session
+        assert session is not None
+        await until(lambda: session.state is SessionState.ASLEEP)
+        client.connection.running.front.manager.end(session, EndReason.EXPIRED)
+        async with connect(url) as bob, connect(url) as cid:
+            assert [(await each.do())["count"] for each in (bob, cid)] == [1, 2]
+        with pytest.raises(StateLost, match="exit status 3"):
+            await client.call_tool("do")
+        assert facts_of(await client.call_tool("do"))["count"] == 3
 
 
 async def test_a_client_that_is_disconnected_under_its_proxy_fails_its_calls(
