@@ -6,9 +6,9 @@ them of what a server lists; `client.local` serves those that are added to a pro
 """
 
 import copy as copies
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeAlias, TypeVar
 
 import mcp_types as types
 from pydantic import BaseModel
@@ -48,6 +48,8 @@ class Component(Generic[M]):
     its fields are attributes of the component too."""
 
     KIND = "component"
+    OWN: ClassVar[Sequence[str]] = ("definition",)
+    """What a copy does not have in common with what it is a copy of."""
 
     def __init__(self, definition: M, client_factory: ClientFactory, backend_name: str) -> None:
         self.__dict__.update(
@@ -99,9 +101,11 @@ class Component(Generic[M]):
 
     def copy(self, **changes: object) -> Self:
         """Return a copy that can be changed, with these fields changed already. It runs what it
-        always ran: its name at the server stays."""
+        always ran: its name at the server stays. What is changed in place, too, is its own."""
         made = copies.copy(self)
         made.__dict__["is_mirrored"] = False
+        for name in self.OWN:
+            made.__dict__[name] = copies.deepcopy(getattr(self, name))
         for name, value in changes.items():
             setattr(made, name, value)
         return made
@@ -157,6 +161,7 @@ class ProxyResource(Component[types.Resource]):
     """A resource of a server."""
 
     KIND = "uri"
+    OWN = ("definition", "contents")
 
     contents: "tuple[types.TextResourceContents | types.BlobResourceContents, ...] | None" = None
     """What it holds already; None: it is read when it is needed."""

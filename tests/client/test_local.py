@@ -156,6 +156,34 @@ def test_a_component_has_the_fields_of_its_definition_and_no_others() -> None:
     assert not hasattr(first, "no_such")
 
 
+def test_what_is_changed_in_place_is_the_copys_own() -> None:
+    """PARITY 37: a schema, an annotation, a tag; a provider keeps the mirror for all."""
+    definition = types.Tool.model_validate(
+        {
+            "name": "do",
+            "inputSchema": {"type": "object", "properties": {"x": {}}},
+            "annotations": {"title": "Do"},
+            "_meta": {"fastmcp": {"tags": ["a"]}},
+        }
+    )
+    mirror = ProxyTool.from_mcp_tool(CLIENT.new, definition)
+    before = definition.model_dump()
+    for original in (mirror, mirror.copy()):
+        copied = original.copy(name="mine")
+        copied.input_schema["properties"].clear()
+        copied.annotations.title = "Mine"
+        copied.meta["fastmcp"]["tags"].append("b")
+        assert original.definition.model_dump() == before
+        assert copied.tags == {"a", "b"}
+        assert copied.client_factory == original.client_factory
+    made = ProxyResource.from_mcp_resource(CLIENT.new, types.Resource(uri="x://y", name="y")).copy()
+    made.contents = (types.TextResourceContents(uri="x://y", text="held"),)
+    other = made.copy()
+    assert other.contents is not None
+    other.contents[0].uri = "x://z"
+    assert made.contents[0].uri == "x://y"
+
+
 async def test_a_resource_that_a_template_made_needs_no_server() -> None:
     """PARITY 33: it holds what was read."""
     found = types.Resource(uri="note://one", name="one")
