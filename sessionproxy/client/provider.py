@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 from cachetools import TTLCache
 
@@ -56,6 +56,21 @@ CHANGES: Final[Mapping[str, tuple[str, ...]]] = {
     "notifications/prompts/list_changed": ("prompts",),
     "notifications/resources/list_changed": ("resources", "templates"),
 }
+
+
+class NoClient(TypeError):
+    """A function that should return a client did not. Its text may be shown to clients."""
+
+
+async def _client_of(factory: ClientFactory) -> ProxyClient:
+    """Return what a factory returns. Raises: NoClient: it is none."""
+    made = cast("object", await client_of(factory))  # types alone cannot prevent others
+    if not isinstance(made, ProxyClient):
+        raise NoClient(
+            f"the function of the ProxyProvider returned a {type(made).__name__}, which is no "
+            "ProxyClient; what else there is to be fronted is given to create_proxy or mount itself"
+        )
+    return made
 
 
 class ProxyProvider:
@@ -131,7 +146,7 @@ class ProxyProvider:
     async def _listed(
         self, kind: str, fetch: Callable[[ProxyClient], Awaitable[list[C]]]
     ) -> list[C]:
-        async with (await client_of(self.client_factory)).in_passing() as client:
+        async with (await _client_of(self.client_factory)).in_passing() as client:
             found = await fetch(client)
             self._keep(kind, client, found)
             return found
@@ -139,7 +154,7 @@ class ProxyProvider:
     async def _found(
         self, kind: str, fetch: Callable[[ProxyClient], Awaitable[list[C]]], key: str
     ) -> C | None:
-        async with (await client_of(self.client_factory)).in_passing() as client:
+        async with (await _client_of(self.client_factory)).in_passing() as client:
             kept: list[C] | None = self._lists.get((kind, self._key_of(client)))
             if kept is None:
                 kept = await fetch(client)
@@ -234,7 +249,7 @@ class Provided(Between):
     async def _work(self, exchange: Exchange, inner: Exchange, work: Work) -> None:
         async def serve() -> None:
             with of_the_users():
-                client = await client_of(self._provider.client_factory)
+                client = await _client_of(self._provider.client_factory)
             async with client.in_passing():
                 part = await self._part_of(client)
                 try:
@@ -250,6 +265,9 @@ class Provided(Between):
             inner.settle(Outcome(error=error.raw))
         except ProxyError as error:
             inner.settle(_of_caller(error))
+        except NoClient as error:
+            logger.error("%r: %s", exchange, error)
+            inner.settle(_of_caller(BackendGone(f"The client could not be had: {error}.")))
         except Exception:  # a factory is not ours: it fails the one request
             logger.exception("%r: its client could not be had", exchange)
             inner.settle(_of_caller(BackendGone("The client could not be had.")))

@@ -344,7 +344,7 @@ class Proxy(Extended, Calls):
         """Have what a call has its session for: the session in front that it is made for; where it
         is made for none, all calls while somebody uses the proxy; else this call."""
         reach = REACH.get()
-        scope = self._used.here() if reach is None else reach.scope
+        scope = self._used.value if reach is None else reach.scope
         if scope is None or scope.is_over:
             async with Scope() as scope:
                 yield scope

@@ -99,11 +99,6 @@ class Held(Generic[T]):
         """None: it is not open."""
         return None if self._life is None else self._life.value
 
-    def here(self) -> T | None:
-        """Return what is open; None: nothing is. Raises: RuntimeError: in another event loop."""
-        self._look_around()
-        return self.value
-
     @property
     def holds(self) -> int:
         return self._holds

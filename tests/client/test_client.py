@@ -15,7 +15,7 @@ import mcp_types as types
 import pytest
 from mcp.server.mcpserver import MCPServer
 
-from sessionproxy import HandlerContext, ProxyClient, create_proxy
+from sessionproxy import HandlerContext, ProxyClient, StatefulProxyClient, create_proxy
 from sessionproxy.errors import BackendGone
 from tests.parity.rig import fronted
 from tests.parity.ways import do, form, found
@@ -46,6 +46,49 @@ async def test_a_new_one_is_like_it_and_has_a_connection_of_its_own(state: State
         await gone(other["pid"])
         assert lives(one["pid"])
         assert found(await first.call_tool("do", do()))["count"] == 2
+
+
+class Noting(StatefulProxyClient):
+    """A client of a user's, which is made in another way and notes what is called."""
+
+    def __init__(self, who: str, state: State) -> None:
+        super().__init__(scripted(), **state)
+        self.who = who
+        self.called: list[str] = []
+
+    async def call_tool(self, name: str, *args: Any, **more: Any) -> types.CallToolResult:  # noqa: ANN401
+        self.called.append(f"{self.who} {name}")
+        return await super().call_tool(name, *args, **more)
+
+
+async def test_copies_are_of_the_class_of_what_they_are_copies_of(state: State) -> None:
+    """PARITY 39, 61: `new()` and `new_stateful()`: what a user has overridden stays so."""
+    first = Noting("Ann", state)
+    async with first:
+        second = first.new()
+        assert type(second) is Noting
+        assert not second.is_connected
+        async with second:
+            pids = [found(await each.call_tool("do", do()))["pid"] for each in (first, second)]
+            assert pids[0] != pids[1]
+    assert first.called == ["Ann do", "Ann do"]
+    made = create_proxy(MCPServer("tools"), **state)
+
+    @made.tool
+    async def use() -> str:
+        async with first.new_stateful() as copy:
+            found(await copy.call_tool("do", do()))
+            seen = [type(copy).__name__, copy.is_connected]
+            for each in (second, copy, first):  # its own copies are let go, and no others
+                await each.clear()
+                seen.append(copy.is_connected)
+            return str(seen)
+
+    async with fronted(made) as url, connect(url) as client:
+        answer = await client.request("tools/call", {"name": "use", "arguments": {}})
+        seen = answer["result"]["structuredContent"]["result"]
+        assert seen == "['Noting', True, True, True, False]"
+    assert len(first.called) == 3
 
 
 async def test_who_is_not_connected_says_so_whatever_it_is_asked(state: State) -> None:

@@ -16,6 +16,7 @@ from mcp.server.mcpserver import Context, MCPServer
 
 from sessionproxy import (
     ProxyClient,
+    ProxyError,
     ProxyProvider,
     RequestFailed,
     StatefulProxyClient,
@@ -176,6 +177,27 @@ async def test_a_factory_that_fails_fails_the_one_request(
             assert "no such tenant" in caplog.text
             fails.clear()
             assert not (await front.call_tool("do", {})).is_error
+
+
+async def test_a_factory_that_returns_no_client_is_told_what_it_returned(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Issue 5: to the one who asks, to the operator, and to who uses the provider itself."""
+    inner: Any = create_proxy(complete(), **state)
+
+    async def later() -> Any:  # noqa: ANN401 - as users write it
+        return MCPServer("here")
+
+    for factory, kind in ((lambda: inner, "Proxy"), (later, "MCPServer")):
+        told = f"returned a {kind}, which is no ProxyClient"
+        provider = ProxyProvider(factory)
+        for use in (provider.list_tools(), provider.get_tool("do")):
+            with pytest.raises(TypeError, match=told):
+                await use
+        caplog.clear()
+        with pytest.raises(ProxyError, match=told):
+            await create_proxy(provider, **state).list_tools()
+        assert told in caplog.text
 
 
 async def test_a_factory_that_is_cancelled_by_what_it_waits_for_fails_the_one_request(

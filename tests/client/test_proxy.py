@@ -5,11 +5,13 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import mcp_types as types
 import pytest
 from mcp import Client, MCPError
@@ -32,6 +34,7 @@ from sessionproxy import (
     http_app,
 )
 from sessionproxy.client.runtime import Held
+from sessionproxy.core.reach import REACH, Reach, Scope
 from sessionproxy.errors import BackendGone
 from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text_of
 from tests.rig.embedded import gone, lives, processes_of, scripted, until
@@ -82,6 +85,38 @@ async def test_a_call_of_a_proxy_that_nobody_holds_has_a_session_of_its_own(stat
     assert {count for _, count in seen} == {1}
     assert made._runs.value is None  # pyright: ignore[reportPrivateUsage]
     assert not any(map(lives, [pid for pid, _ in seen]))
+
+
+async def test_calls_for_a_session_that_is_over_have_a_session_each(state: State) -> None:
+    """DESIGN 5.6: of a task that a hook has left behind; nobody would ever close one that they
+    share."""
+    made = create_proxy(scripted(), **state)
+    async with Scope() as scope:
+        context = copy_context()
+        nothing: Any = None
+        context.run(REACH.set, Reach(nothing, nothing, scope))
+    steps = {"steps": [{"sleep": 0.5}]}
+    async with made:
+        tasks = [
+            asyncio.create_task(made.call_tool("do", steps), context=context.copy())
+            for _ in range(2)
+        ]
+        pids = {facts_of(await task)["pid"] for task in tasks}
+        assert len(pids) == 2
+        assert not any(map(lives, pids))
+
+
+async def test_a_proxy_that_is_held_in_another_event_loop_cannot_be_called(state: State) -> None:
+    """PARITY 65: what its calls have their session for is that loop's."""
+    made = create_proxy(scripted(), **state)
+
+    async def call() -> None:
+        await made.call_tool("do")
+
+    async with made:
+        with pytest.raises(RuntimeError, match="held in another event loop"):
+            await anyio.to_thread.run_sync(asyncio.run, call())
+        assert facts_of(await made.call_tool("do"))["count"] == 1
 
 
 @pytest.mark.parametrize("make", [create_proxy, ProxyClient])
