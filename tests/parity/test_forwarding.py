@@ -2,10 +2,13 @@
 cancellations reach the server.
 """
 
+import hashlib
 import json
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -22,6 +25,8 @@ from sessionproxy import (
     ProxyClient,
     create_proxy,
     default_proxy_elicitation_handler,
+    default_proxy_log_handler,
+    default_proxy_progress_handler,
 )
 from tests.rig.embedded import scripted, until
 from tests.rig.http import Client as RawClient
@@ -195,6 +200,30 @@ async def test_row_43_log_data_of_every_kind_is_unchanged_and_the_level_reaches_
         seen = messages[-1]["result"]["structuredContent"]["seen"]
         levels = [m["params"]["level"] for m in seen if m.get("method") == "logging/setLevel"]
         assert levels == ["info"]
+
+
+@pytest.mark.parametrize("way", CLIENTS)
+async def test_row_43_what_a_slow_handler_passes_on_comes_before_the_answer(
+    way: str, state: State
+) -> None:
+    """PARITY 39, 43, 44: the answer waits for the handlers of what came before it; else there would
+    be nowhere to pass it on to."""
+
+    async def log(params: types.LoggingMessageNotificationParams) -> None:
+        await anyio.sleep(0.2)
+        await default_proxy_log_handler(params)
+
+    async def report(progress: float, total: float | None, message: str | None) -> None:
+        await anyio.sleep(0.2)
+        await default_proxy_progress_handler(progress, total, message)
+
+    own: Any = {"log_handler": log, "progress_handler": report}
+    async with through(way, scripted(), state, **own) as url, connect(url) as client:
+        meta = {"progressToken": "t"}
+        async with client.doing({"log": "said"}, {"progress": 1}, _meta=meta) as incoming:
+            messages = await incoming.rest()
+    methods = [each.get("method") for each in messages]
+    assert methods == ["notifications/message", "notifications/progress", None]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -428,6 +457,34 @@ async def test_row_48_handlers_run_in_the_context_of_the_request_the_second_time
     assert sorted(seen) == sorted((n, n, "tools/call") for n in ("one", "two", "three", "four"))
 
 
+@pytest.mark.parametrize("make", [ProxyClient, create_proxy])
+async def test_row_48_a_server_has_nothing_of_the_context_that_it_is_first_needed_in(
+    make: Any,  # noqa: ANN401
+    state: State,
+) -> None:
+    """PARITY 48: it outlives the request that opens its session; a call still has its own."""
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def life(server: MCPServer[Any]) -> AsyncGenerator[None]:
+        seen.append(WHOSE.get())
+        yield
+
+    server = MCPServer[Any]("lives", lifespan=life)
+
+    @server.tool()
+    async def whose() -> str:
+        return WHOSE.get()
+
+    token = WHOSE.set("ann")
+    async with make(server, **state) as held:
+        await held.list_tools()
+        WHOSE.set("bob")
+        assert text_of(await held.call_tool("whose")) == "bob"
+    WHOSE.reset(token)
+    assert set(seen) == {"nobody"}
+
+
 @pytest.mark.parametrize("way", [DIRECT, CONNECTED, STATEFUL])
 async def test_row_48_overlapping_elicitations_of_two_clients_do_not_mix(
     way: str, state: State
@@ -544,13 +601,37 @@ async def test_row_52_a_callers_token_reaches_the_server_only_where_it_is_mapped
                     client = RawClient(pool, url, headers=mine)
                     await client.initialize()
                     await client.notify("notifications/initialized")
-                    other = client.also(authorization="Bearer two")
-                    other.id = client.id
-                    await client.request("tools/call", {"name": "do"})
+                    other = client.also(authorization="Bearer two")  # it was renewed meanwhile
+                    for each in (client, other, client):
+                        await each.request("tools/call", {"name": "do"})
                 calls = [each.headers for each in server.all("tools/call")]
                 tokens = [headers.get("authorization") for headers in calls]
-                assert tokens == (["Bearer one"] if mapped else [None])
+                one, two = "Bearer one", "Bearer two"
+                assert tokens == ([one, two, one] if mapped else [None, None, None])
                 assert not any("mcp-x-own" in headers or "x-hop" in headers for headers in calls)
+
+
+async def test_row_52_another_users_token_on_a_sessions_id_reaches_nothing(
+    state: State, tmp_path: Path
+) -> None:
+    """PARITY 52: foreign token on a session id -> 404, where tokens are mapped, too."""
+    tokens = tmp_path / "tokens"
+    ann, bob = "a" * 40, "b" * 40
+    hashed = [hashlib.sha256(token.encode()).hexdigest() for token in (ann, bob)]
+    tokens.write_text(f"ann {hashed[0]}\nbob {hashed[1]}\n")
+    tokens.chmod(0o600)
+    mapped: Any = {"forward_authorization": True, "token_file": str(tokens)}
+    async with upstream() as server:
+        async with fronted(create_proxy(server.url, **state, **mapped)) as url, http() as pool:
+            client = RawClient(pool, url, headers={"authorization": f"Bearer {ann}"})
+            await client.initialize()
+            await client.notify("notifications/initialized")
+            foreign = client.also(authorization=f"Bearer {bob}")
+            call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "do"}}
+            assert (await foreign.post(call)).status_code == 404
+            assert "result" in await client.request("tools/call", {"name": "do"})
+            (asked,) = server.all("tools/call")
+            assert asked.headers["authorization"] == f"Bearer {ann}"
 
 
 @pytest.mark.parametrize("way", WAYS)
