@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar, cast
 import anyio
 
 from ..config import ConfigError, Settings
-from ..core.context import inside
+from ..core.context import caller_authorization, inside
 from ..core.reach import Scope
 from ..errors import BackendGone, ProxyError
 from ..ground import Ground, containment_from
@@ -30,8 +30,13 @@ class _Life(Generic[T]):
     """From its opening until it is closed."""
 
     def __init__(
-        self, open_: Callable[[], AbstractAsyncContextManager[T]], *, cancels: bool
+        self,
+        open_: Callable[[], AbstractAsyncContextManager[T]],
+        context: Context,
+        *,
+        cancels: bool,
     ) -> None:
+        """`context`: in which it is opened and closed, and which is not used elsewhere."""
         self._open = open_
         self._cancels = cancels
         self._scope = anyio.CancelScope()
@@ -41,7 +46,6 @@ class _Life(Generic[T]):
         """It is to be closed, or is closed already."""
         self.value: T | None = None
         self.failure: BaseException | None = None
-        context = Context()
         context.run(inside.set, (*inside.get(), self))
         self.task = asyncio.create_task(self._run(), context=context)
 
@@ -128,7 +132,7 @@ class Held(Generic[T]):
         while self._life is not None and self._life.over.is_set():
             await self._gone(self._life)
         if self._life is None:
-            self._life = _Life(self._open, cancels=self._cancels)
+            self._life = _Life(self._open, self._context(), cancels=self._cancels)
         life = self._life
         await life.ready.wait()
         if life.failure is not None:
@@ -136,6 +140,10 @@ class Held(Generic[T]):
         if life.value is None:
             raise BackendGone("It was closed while it was being opened.")
         return life.value
+
+    def _context(self) -> Context:
+        """Return one with nothing of whoever is the first to come."""
+        return Context()
 
     @asynccontextmanager
     async def held(self) -> AsyncGenerator[T]:
@@ -205,6 +213,12 @@ class Kept(Held[T]):
             self._stays = True
             self.hold()
         return found
+
+    def _context(self) -> Context:
+        """Return one with the credential of the caller: all who come are of one session."""
+        context = super()._context()
+        context.run(caller_authorization.set, caller_authorization.get())
+        return context
 
     async def let_go(self) -> None:
         """Close it, once nobody uses it."""

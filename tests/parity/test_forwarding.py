@@ -23,6 +23,8 @@ from pydantic import BaseModel
 from sessionproxy import (
     HandlerContext,
     ProxyClient,
+    ProxyProvider,
+    StatefulProxyClient,
     create_proxy,
     default_proxy_elicitation_handler,
     default_proxy_log_handler,
@@ -609,6 +611,36 @@ async def test_row_52_a_callers_token_reaches_the_server_only_where_it_is_mapped
                 one, two = "Bearer one", "Bearer two"
                 assert tokens == ([one, two, one] if mapped else [None, None, None])
                 assert not any("mcp-x-own" in headers or "x-hop" in headers for headers in calls)
+
+
+@pytest.mark.parametrize("way", ["client", "client with a handler", "stateful client"])
+async def test_row_52_a_server_that_asks_for_a_token_at_once_is_given_the_callers(
+    way: str, state: State
+) -> None:
+    """PARITY 52, 60: all that is sent for a session has the credential of that one's client,
+    whatever stands between."""
+
+    async def log(params: types.LoggingMessageNotificationParams) -> None:
+        pass
+
+    async with upstream() as server:
+        mapped: Any = {"forward_authorization": True, **state}
+        stateful = StatefulProxyClient(server.url, **mapped)
+        target = {
+            "client": ProxyClient(server.url, **mapped),
+            "client with a handler": ProxyClient(server.url, log_handler=log, **mapped),
+            "stateful client": ProxyProvider(stateful.new_stateful),
+        }[way]
+        async with fronted(create_proxy(target, **mapped)) as url, http() as pool:
+            for token in ("Bearer one", "Bearer two"):
+                server.asked.clear()
+                client = RawClient(pool, url, headers={"authorization": token})
+                await client.initialize()
+                await client.notify("notifications/initialized")
+                await client.request("tools/call", {"name": "do"})
+                await server.heard("GET")
+                assert {each.headers.get("authorization") for each in server.asked} == {token}
+                assert server.methods["initialize"] == server.methods["tools/call"] == 1
 
 
 async def test_row_52_another_users_token_on_a_sessions_id_reaches_nothing(
