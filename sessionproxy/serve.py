@@ -8,7 +8,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import anyio
@@ -16,7 +17,6 @@ import uvicorn
 
 from . import descriptors
 from .app import ProxyApp, reread
-from .assembly import Running
 from .config import (
     ConfigError,
     Mode,
@@ -30,6 +30,7 @@ from .frontend.door import Door
 from .frontend.fastlane import FastLane, Heads
 from .http import Certificate, is_loopback
 from .plan import Fronted
+from .stopping import Orders, until_cancelled, until_signalled
 
 logger: Final = logging.getLogger(__name__)
 
@@ -135,7 +136,9 @@ def serve(
     certificate = certificate_from(settings)
     sock = listen(settings)
     with contextlib.closing(sock):
-        anyio.run(_serve, app, sock, certificate, on_ready, backend_options={"use_uvloop": True})
+        anyio.run(
+            _serve_heeding, app, sock, certificate, on_ready, backend_options={"use_uvloop": True}
+        )
 
 
 async def serve_async(
@@ -146,7 +149,8 @@ async def serve_async(
     observers: Sequence[Hook] = (),
     on_ready: Callable[[ProxyApp, str], None] = lambda app, url: None,
 ) -> None:
-    """Serve in an event loop that runs already, until a signal says to stop or it is cancelled.
+    """Serve in an event loop that runs already, until it is cancelled. Then it takes nothing new,
+    and what is in flight has `drain_timeout` seconds. Signals are for whoever runs the loop.
 
     Raises: ConfigError: nothing was started.
     """
@@ -154,7 +158,35 @@ async def serve_async(
     app = ProxyApp(settings, command, local=local, hooks=hooks, observers=observers)
     certificate = certificate_from(settings)
     with contextlib.closing(listen(settings)) as sock:
-        await _serve(app, sock, certificate, on_ready)
+        await until_cancelled(partial(_serve, app, sock, certificate, on_ready))
+
+
+async def _serve_heeding(
+    app: ProxyApp,
+    sock: socket.socket,
+    certificate: Certificate | None,
+    on_ready: Callable[[ProxyApp, str], None],
+) -> None:
+    """Serve until a signal says to stop; another one ends at once."""
+    heeded = [signal.SIGTERM, signal.SIGINT]
+    if certificate is not None or app.settings.token_file is not None:
+        heeded.append(signal.SIGHUP)
+
+    def heed(number: signal.Signals, orders: Orders) -> None:
+        if number == signal.SIGHUP:
+            if not orders.stop.is_set():
+                _reread_all(app, certificate)
+        elif orders.stop.is_set():
+            logger.info("%s again: ending at once", number.name)
+            orders.at_once()
+        else:
+            patience = app.settings.drain_timeout
+            logger.info(
+                "%s: draining for up to %g s; a second one ends at once", number.name, patience
+            )
+            orders.stop.set()
+
+    await until_signalled(partial(_serve, app, sock, certificate, on_ready), heeded, heed)
 
 
 async def _serve(
@@ -162,58 +194,52 @@ async def _serve(
     sock: socket.socket,
     certificate: Certificate | None,
     on_ready: Callable[[ProxyApp, str], None],
+    orders: Orders,
 ) -> None:
+    """Serve until that is ordered to stop."""
+    failed: Exception | None = None
+    try:
+        async with app.lifespan(), app.watchdog.running(), anyio.create_task_group() as tasks:
+            orders.are_for(app.running)
+            server = _Server(_uvicorn_config(app, certificate))
+            tasks.start_soon(_run, server, sock, tasks.cancel_scope)
+            try:
+                on_ready(app, _url_of(app, sock, certificate))
+            except Exception as error:  # noqa: BLE001 - raised again, outside of all groups
+                failed = error
+            else:
+                await orders.stop.wait()
+                await _drain(app)
+            server.should_exit = True
+    except* ConfigError as group:  # what is wrong is one thing, and no fault of a task's
+        failed = _innermost(group)
+    if failed is not None:
+        raise failed
+
+
+async def _run(server: _Server, sock: socket.socket, around: anyio.CancelScope) -> None:
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        server.let_go()
+    around.cancel()
+
+
+async def _drain(app: ProxyApp) -> None:
+    running = app.running
+    running.end_streams()  # who comes back is told that this one drains
+    if not await running.drain(app.settings.drain_timeout):
+        logger.warning("requests in flight were cut off")
+    running.sse.end_all()
+
+
+def _url_of(app: ProxyApp, sock: socket.socket, certificate: Certificate | None) -> str:
     host, port = sock.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # not addresses to connect to
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"
     shown = f"[{host}]" if ":" in host else host
     scheme = "http" if certificate is None else "https"
-    heeded = [signal.SIGTERM, signal.SIGINT]
-    if certificate is not None or app.settings.token_file is not None:
-        heeded.append(signal.SIGHUP)
-    refused: ConfigError | None = None
-    try:
-        with anyio.open_signal_receiver(*heeded) as signals:
-            # Outside of the lifespan: a signal while it ends must not kill us half-way.
-            async with anyio.create_task_group() as hurrying:
-                async with (
-                    app.lifespan(),
-                    app.watchdog.running(),
-                    anyio.create_task_group() as tasks,
-                ):
-                    running = app.running
-                    server = _Server(_uvicorn_config(app, certificate))
-
-                    async def run() -> None:
-                        try:
-                            await server.serve(sockets=[sock])
-                        finally:
-                            server.let_go()
-                        tasks.cancel_scope.cancel()
-
-                    tasks.start_soon(run)
-                    on_ready(app, f"{scheme}://{shown}:{port}{app.settings.path}")
-                    async for number in signals:
-                        if number == signal.SIGHUP:
-                            _reread_all(app, certificate)
-                            continue
-                        name = signal.Signals(number).name
-                        patience = app.settings.drain_timeout
-                        logger.info(
-                            "%s: draining for up to %g s; a second one ends at once", name, patience
-                        )
-                        break
-                    hurrying.start_soon(_cut_short, running, signals)
-                    running.end_streams()  # who comes back is told that this one drains
-                    if not await running.drain(app.settings.drain_timeout):
-                        logger.warning("requests in flight were cut off")
-                    running.sse.end_all()
-                    server.should_exit = True
-                hurrying.cancel_scope.cancel()
-    except* ConfigError as group:  # what is wrong is one thing, and no fault of a task's
-        refused = _innermost(group)
-    if refused is not None:
-        raise refused
+    return f"{scheme}://{shown}:{port}{app.settings.path}"
 
 
 def _reread_all(app: ProxyApp, certificate: Certificate | None) -> None:
@@ -276,12 +302,3 @@ def _uvicorn_config(app: ProxyApp, certificate: Certificate | None) -> uvicorn.C
         ws="none",
         timeout_graceful_shutdown=5,
     )
-
-
-async def _cut_short(running: Running, signals: AsyncIterator[signal.Signals]) -> None:
-    """End at once at another signal, whatever is being waited for."""
-    async for number in signals:
-        if number == signal.SIGHUP:
-            continue
-        logger.info("%s again: ending at once", signal.Signals(number).name)
-        running.hurry()

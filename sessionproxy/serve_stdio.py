@@ -6,13 +6,13 @@ puts the pieces together; `cli` calls this.
 
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import anyio
 
 from .app import ProxyApp
-from .assembly import Running
 from .config import ConfigError, Settings
 from .core.exchange import Hook
 from .core.hooks import RequestHook
@@ -20,6 +20,7 @@ from .core.state import EndReason
 from .frontend.pipes import Pipes, claimed
 from .frontend.stdio import Stdio
 from .plan import Fronted
+from .stopping import Orders, until_cancelled, until_signalled
 
 logger: Final = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def serve_stdio(
         settings, command, local=True, hooks=hooks, observers=observers, own_process=True
     )
     with claimed() as pipes:
-        return anyio.run(_serve, app, pipes, backend_options={"use_uvloop": True})
+        return anyio.run(_serve_heeding, app, pipes, backend_options={"use_uvloop": True})
 
 
 async def serve_stdio_async(
@@ -51,26 +52,38 @@ async def serve_stdio_async(
     hooks: Sequence[RequestHook] = (),
     observers: Sequence[Hook] = (),
 ) -> int:
-    """As `serve_stdio`, in an event loop that runs already."""
+    """As `serve_stdio`, in an event loop that runs already, until it is cancelled: that is as a
+    signal is, and signals are for whoever runs the loop."""
     app = ProxyApp(settings, command, local=True, hooks=hooks, observers=observers)
     with claimed() as pipes:
-        return await _serve(app, pipes)
+        return await until_cancelled(partial(_serve, app, pipes))
 
 
-async def _serve(app: ProxyApp, pipes: Pipes) -> int:
+async def _serve_heeding(app: ProxyApp, pipes: Pipes) -> int:
+    """Serve until stdin ends or a signal says to stop; another one ends at once."""
+    heeded = (signal.SIGTERM, signal.SIGINT)
+    return await until_signalled(partial(_serve, app, pipes), heeded, _heed)
+
+
+def _heed(number: signal.Signals, orders: Orders) -> None:
+    """Have it end with a signal; with another one, or if it is ending already, at once."""
+    if orders.stop.is_set():
+        logger.info("%s: ending at once", number.name)
+        orders.at_once()
+    else:
+        logger.info("%s: a second one ends at once", number.name)
+        orders.stop.set()
+
+
+async def _serve(app: ProxyApp, pipes: Pipes, orders: Orders) -> int:
     refused: ConfigError | None = None
     status = 1
     try:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            # Outside of the lifespan: a signal while it ends must not kill us half-way.
-            async with anyio.create_task_group() as heeding:
-                async with app.lifespan(), app.watchdog.running():
-                    over = anyio.Event()
-                    heeding.start_soon(_heed, app.running, signals, over)
-                    status = await _until_over(app, app.running.stdio(pipes), over)
-                    over.set()
-                    app.running.end_all(EndReason.DISCONNECTED)
-                heeding.cancel_scope.cancel()
+        async with app.lifespan(), app.watchdog.running():
+            orders.are_for(app.running)
+            status = await _until_over(app, app.running.stdio(pipes), orders.stop)
+            orders.stop.set()
+            app.running.end_all(EndReason.DISCONNECTED)
     except* ConfigError as group:  # what is wrong is one thing, and no fault of a task's
         refused = next(error for error in group.exceptions if isinstance(error, ConfigError))
     if refused is not None:
@@ -96,17 +109,3 @@ async def _until_over(app: ProxyApp, client: Stdio, over: anyio.Event) -> int:
         left = await client.run()
         tasks.cancel_scope.cancel()
     return 0 if left or over.is_set() else 1
-
-
-async def _heed(
-    running: Running, signals: AsyncIterator[signal.Signals], over: anyio.Event
-) -> None:
-    """Have it end with a signal; with another one, or if it is ending already, at once."""
-    async for number in signals:
-        name = signal.Signals(number).name
-        if over.is_set():
-            logger.info("%s: ending at once", name)
-            running.hurry()
-        else:
-            logger.info("%s: a second one ends at once", name)
-            over.set()

@@ -242,7 +242,8 @@ class Proxy(Extended, Calls):
         port: int | None = None,
         path: str | None = None,
     ) -> None:
-        """Serve until stdin ends, or a signal says to stop. For a process of its own.
+        """Serve until stdin ends, or SIGTERM or SIGINT says to stop; another one ends at once. With
+        a `token_file`, SIGHUP has it read again. For a process of its own.
 
         `stdio`: one client, on stdin and stdout. `http`: Streamable HTTP at `path`, and the older
         HTTP with SSE beside it at `/sse`; `sse` is the same.
@@ -275,7 +276,11 @@ class Proxy(Extended, Calls):
         path: str | None = None,
         on_ready: Callable[[str], None] | None = None,
     ) -> None:
-        """As `run`, in an event loop that runs already; it ends by being cancelled, too.
+        """As `run`, in an event loop that runs already, until it is cancelled. Then nothing new is
+        taken, what is in flight has `drain_timeout` seconds, and all backends are gone when this
+        raises; a task of asyncio's that is cancelled again has it end at once.
+
+        Signals are the program's own: none is heeded here.
 
         `on_ready` is told the endpoint's URL once it listens; without it, it is written to stderr.
         """

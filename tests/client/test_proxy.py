@@ -1,19 +1,23 @@
 """A proxy as an object: what it is put together of, and used from this process."""
 
 import asyncio  # noqa: TID251 - its own cancellation heeds no shield
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import mcp_types as types
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client, MCPError
 from mcp.server.mcpserver import MCPServer
 
@@ -40,6 +44,7 @@ from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text
 from tests.rig.embedded import gone, lives, processes_of, scripted, until
 from tests.rig.http import Client as Raw
 from tests.rig.http import connect, http
+from tests.rig.proxy import ROOT
 
 State = dict[str, Any]
 
@@ -547,25 +552,158 @@ async def test_all_servers_together_are_counted_by_a_name_that_none_of_them_has(
     }
 
 
+# -- in an event loop that runs already ------------------------------------------------------------
+
+
+@asynccontextmanager
+async def run_here(made: Proxy) -> AsyncGenerator[tuple[str, anyio.CancelScope]]:
+    """Run a proxy by `run_async`; yield its URL, and what cancels it."""
+    where: list[str] = []
+    running = anyio.CancelScope()
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            with running:
+                await made.run_async("http", port=0, on_ready=where.append)
+
+        tasks.start_soon(run)
+        await until(lambda: bool(where))
+        yield where[0], running
+        running.cancel()
+
+
 async def test_what_runs_in_an_event_loop_and_is_cancelled_can_run_there_again(
     state: State,
 ) -> None:
     """`run_async`: nothing of the first one listens where the second one does."""
-
-    async def serve_once() -> None:
-        made = create_proxy(complete(), **state)
-        where: list[str] = []
-        async with anyio.create_task_group() as tasks:
-
-            async def run() -> None:
-                await made.run_async("http", port=0, on_ready=where.append)
-
-            tasks.start_soon(run)
-            await until(lambda: bool(where))
-            with anyio.fail_after(30):
-                async with Client(where[0], mode="legacy") as client:
-                    assert facts_of(await client.call_tool("do", {}))["pid"]
-            tasks.cancel_scope.cancel()
-
     for _ in range(3):
-        await serve_once()
+        async with run_here(create_proxy(complete(), **state)) as (url, _):
+            with anyio.fail_after(30):
+                async with Client(url, mode="legacy") as client:
+                    assert facts_of(await client.call_tool("do", {}))["pid"]
+
+
+async def test_what_is_in_flight_when_it_is_cancelled_has_its_time(state: State) -> None:
+    """`run_async`: `drain_timeout` seconds, as after a signal, and nothing new is taken."""
+    made = create_proxy(scripted(), **state)
+    async with http() as pool, run_here(made) as (url, running):
+        client = Raw(pool, url)
+        assert (await client.initialize()).status_code == 200
+        async with client.doing({"ask": {"method": "roots/list"}}, echo="whole") as incoming:
+            ask = await incoming.until("roots/list")
+            running.cancel()
+            with anyio.fail_after(30):
+                while (await pool.get(url.removesuffix("/mcp") + "/readyz")).status_code == 200:
+                    pass
+                assert (await Raw(pool, url).initialize()).status_code == 503
+                await client.respond(ask["id"], result={"roots": []})
+                answer = await incoming.answer()
+                assert answer["result"]["structuredContent"]["echo"] == "whole"
+
+
+async def test_what_is_still_in_flight_then_is_ended(state: State) -> None:
+    """`run_async`: being cancelled is bounded by `drain_timeout`."""
+    made = create_proxy(scripted(), drain_timeout=0.1, **state)
+    async with http() as pool, run_here(made) as (url, running):
+        client = Raw(pool, url)
+        assert (await client.initialize()).status_code == 200
+        async with client.doing({"log": ""}, {"wait": "never"}) as incoming:
+            await incoming.message()
+            running.cancel()
+            with anyio.fail_after(30):
+                assert "ended" in (await incoming.answer())["error"]["message"]
+
+
+async def test_to_be_cancelled_twice_ends_it_at_once(state: State) -> None:
+    """`run_async`: as a second signal does, whatever `drain_timeout` says."""
+    made = create_proxy(scripted(), drain_timeout=1000, **state)
+    urls: list[str] = []
+    running = asyncio.create_task(made.run_async("http", port=0, on_ready=urls.append))
+    await until(lambda: bool(urls))
+    async with http() as pool:
+        client = Raw(pool, urls[0])
+        assert (await client.initialize()).status_code == 200
+        async with client.doing({"log": ""}, {"wait": "never"}) as incoming:
+            await incoming.message()
+            with anyio.fail_after(30):
+                running.cancel()
+                while (await Raw(pool, urls[0]).initialize()).status_code == 200:
+                    pass
+                running.cancel()
+                assert "ended" in (await incoming.answer())["error"]["message"]
+                await asyncio.wait([running])
+    assert running.cancelled()
+
+
+async def test_it_runs_in_an_event_loop_of_any_thread(state: State) -> None:
+    """`run_async`: only the main thread could heed signals, and nothing of it does."""
+    urls: Queue[str] = Queue()
+    made = create_proxy(complete(), **state)
+    ours = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    def run(portal: BlockingPortal) -> Future[None]:
+        return portal.start_task_soon(
+            partial(made.run_async, "http", port=0, on_ready=urls.put_nowait)
+        )
+
+    with start_blocking_portal("asyncio") as portal:
+        running = run(portal)
+        url = await anyio.to_thread.run_sync(partial(urls.get, timeout=30))
+        with anyio.fail_after(30):
+            async with Client(url, mode="legacy") as client:
+                assert facts_of(await client.call_tool("do", {}))["pid"]
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == ours
+        running.cancel()
+
+
+HOST = """
+import asyncio, json, sys
+from contextlib import asynccontextmanager
+import uvicorn
+from fastapi import FastAPI
+from sessionproxy import create_proxy
+
+async def run(name):
+    made = create_proxy(["true"], state_dir=sys.argv[1], containment="guardian")
+    try:
+        await made.run_async("http", port=0, on_ready=lambda url: print(name, "runs"))
+    finally:
+        print(name, "has ended")
+
+@asynccontextmanager
+async def lifespan(app):
+    running = [asyncio.create_task(run(name)) for name in ("one", "two")]
+    yield
+    print("the application ends")
+    for each in running:
+        each.cancel()
+    await asyncio.wait(running)
+
+uvicorn.run(FastAPI(lifespan=lifespan), port=0, log_level="error")
+"""
+
+
+def test_an_application_that_it_runs_in_ends_by_its_own_signals(state: State) -> None:
+    """`run_async`: one SIGTERM, which is the server's, ends the application by its lifespan, and so
+    all proxies in it."""
+    words = [sys.executable, "-u", "-c", HOST, state["state_dir"]]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as host:
+        try:
+            assert host.stdout is not None
+            assert sorted(host.stdout.readline() for _ in range(2)) == ["one runs\n", "two runs\n"]
+            host.send_signal(signal.SIGTERM)
+            first, *rest = host.stdout.read().splitlines()
+        finally:
+            host.kill()
+    assert first == "the application ends"
+    assert sorted(rest) == ["one has ended", "two has ended"]
+
+
+async def test_what_on_ready_raises_is_raised_as_it_is(state: State) -> None:
+    """`run_async`: in no group of exceptions, and nothing runs on."""
+
+    def refuse(url: str) -> None:
+        raise LookupError(url)
+
+    with anyio.fail_after(30), pytest.raises(LookupError, match="http://127"):
+        await create_proxy(complete(), **state).run_async("http", port=0, on_ready=refuse)

@@ -35,6 +35,7 @@ from tests.rig.piped import (
     opening,
     piped,
     process,
+    program,
     told,
 )
 from tests.rig.processes import Census
@@ -817,6 +818,48 @@ async def test_a_signal_after_the_end_of_stdin_cuts_the_backends_time_short() ->
         assert await client.wait() == 0
         census = Census(client.state_dir)
         await census.gone(within=PATIENCE)
+
+
+IN_A_LOOP: Final = """
+import asyncio, json, signal, sys
+from sessionproxy import create_proxy
+
+async def main():
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, heard.set)
+    made = create_proxy(json.loads(sys.argv[2]), state_dir=sys.argv[1], containment="guardian")
+    running = asyncio.create_task(made.run_async("stdio"))
+    await heard.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    heard.clear()
+    signal.raise_signal(signal.SIGTERM)
+    await heard.wait()
+    print("the signals are still its own")
+
+asyncio.run(main())
+"""
+
+
+async def test_in_an_event_loop_signals_are_its_hosts_and_being_cancelled_is_as_one() -> None:
+    """`run_async`: what is in flight is answered first, a new request is refused."""
+    script = json.dumps(scripted())
+    async with program(lambda state: [sys.executable, "-c", IN_A_LOOP, str(state), script]) as host:
+        await host.initialize()
+        steps = {"ask": {"method": "roots/list"}}
+        await host.send(request("tools/call", calling(steps, echo="whole"), 1))
+        ask = await host.until("roots/list")
+        host.process.send_signal(signal.SIGTERM)
+        with anyio.fail_after(PATIENCE):
+            while "result" in (refused := await host.request("tools/list")):
+                pass
+        assert refused["error"]["message"] == "The proxy is shutting down"
+        await host.send({"jsonrpc": "2.0", "id": ask["id"], "result": {"roots": []}})
+        assert told(await host.answer(1))["echo"] == "whole"
+        assert await host.line() == b"the signals are still its own"
+        assert await host.wait() == 0, host.log
+        await Census(host.state_dir).gone(within=PATIENCE)
 
 
 def test_only_messages_go_to_stdout() -> None:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -268,11 +268,22 @@ async def process(
     command: Sequence[str] = SCRIPTED, *options: str, **env: str
 ) -> AsyncGenerator[Process]:
     """Start `sessionproxy stdio`. On exit it is killed, if it is still there."""
+
+    def words(state: Path) -> Sequence[str]:
+        contained = ("--containment", "guardian")
+        return [*argv("--state-dir", str(state), *contained, *options, "--"), *command]
+
+    async with program(words, **env) as running:
+        yield running
+
+
+@asynccontextmanager
+async def program(words: Callable[[Path], Sequence[str]], **env: str) -> AsyncGenerator[Process]:
+    """Start what serves one client on its stdin and stdout. On exit it is killed, if it is still
+    there. `words`: returns its command line, with its state directory."""
     with tempfile.TemporaryDirectory(prefix="sp-") as directory:
         state, log = Path(directory) / "s", Path(directory) / "log"
-        contained = ("--containment", "guardian")
-        words = argv("--state-dir", str(state), *contained, *options, "--")
-        started = _started([*words, *command], log, env)
+        started = _started(words(state), log, env)
         running = Process(started, state, log)
         try:
             yield running
