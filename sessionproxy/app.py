@@ -37,6 +37,7 @@ from .keywords import AppSettings
 from .ops import Numbers, Scrape, Watchdog
 from .plan import (
     Fronted,
+    Growing,
     Plan,
     check_hooks,
     check_together,
@@ -75,12 +76,13 @@ class ProxyApp:
         observers: Sequence[Hook] = (),
         own_process: bool = False,
     ) -> None:
-        """`local`: it serves this machine alone. `hooks` are run around every request;
-        `observers` are shown every message. `own_process`: nothing else runs beside it.
+        """`local`: it serves this machine alone. `hooks` are run around every request, those that
+        there are when it starts; `observers` are shown every message. `own_process`: nothing else
+        runs beside it.
 
         Raises: ConfigError: the command, a setting, a hook or an observer is wrong.
         """
-        check_together(settings, several=isinstance(command, Configuration | Plan))
+        check_together(settings, several=isinstance(command, Configuration | Plan | Growing))
         self.settings = settings
         self._tokens = TokenFile(settings.token_file) if settings.token_file else None
         self._authenticator = self._tokens or Anybody(LOCAL if local else "anonymous")
@@ -92,10 +94,10 @@ class ProxyApp:
                 "--affinity principal: without users all who connect would share one session; "
                 "give --token-file"
             )
-        self._hooks = tuple(hooks)
+        self._hooks = hooks
         self._observers = tuple(observers)
         check_hooks(self._hooks, self._observers)
-        self._plan = plan_from(settings, command)
+        self._fronted = command if isinstance(command, Growing) else plan_from(settings, command)
         self._guard = Guard(
             local=local,
             authenticated=self._tokens is not None,
@@ -110,6 +112,7 @@ class ProxyApp:
         self._refusals: Counter[str] = Counter()
         self._tracing = tracing_from(settings)
         self._scrape = Scrape(self._numbers, own_process=own_process)
+        self._is_entered = False
         self._running: Running | None = None
         self._health: Health
 
@@ -125,10 +128,22 @@ class ProxyApp:
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
-        """Run the proxy: on exit every session has ended and every backend is gone.
+        """Run the proxy: on exit every session has ended and every backend is gone. It may be run
+        again then, with what was added meanwhile.
 
-        Raises: ConfigError: the state directory cannot be used.
+        Raises: ConfigError: the state directory cannot be used; RuntimeError: it runs already.
         """
+        if self._is_entered:
+            raise RuntimeError("the proxy runs already: its lifespan is entered once at a time")
+        self._is_entered = True
+        try:
+            async with self._run():
+                yield
+        finally:
+            self._is_entered = False
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncGenerator[None]:
         grounded = Ground.open(self.settings, self.containment, self.tally)
         async with grounded as ground, self._assembly(ground).running() as running:
             self._health = Health(
@@ -151,11 +166,11 @@ class ProxyApp:
         )
         return Assembly(
             settings=self.settings,
-            plan=self._plan,
+            plan=plan_from(self.settings, self._fronted),
             version=VERSION,
             ground=ground,
             fronts=fronts,
-            hooks=self._hooks,
+            hooks=tuple(self._hooks),
             observers=self._observers,
             tracing=self._tracing,
         )
@@ -342,6 +357,6 @@ def http_app(
         found,
         configuration or command,
         local=local,
-        hooks=hooks,
+        hooks=tuple(hooks),
         observers=observers,
     )

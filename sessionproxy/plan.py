@@ -37,7 +37,7 @@ from .core.ports import Launcher
 from .core.reaper import Ages
 from .servers import NO_RULES, Configuration, Rules, Server, read_configuration
 
-Fronted: TypeAlias = "Sequence[str] | InProcess | Configuration | Plan"
+Fronted: TypeAlias = "Sequence[str] | InProcess | Configuration | Plan | Growing"
 """What a session's backend is made of: a command with its arguments, a server of the SDK that runs
 in this process, or several of all kinds."""
 
@@ -112,6 +112,14 @@ class Plan:
         return self.together or len(self.servers) != 1
 
 
+@dataclass(frozen=True)
+class Growing:
+    """Something that is added to: each start has what there is then."""
+
+    plan: Callable[[], Plan]
+    """Returns it."""
+
+
 DEMO: Final = (sys.executable, "-m", "sessionproxy.demo")
 """What is fronted where no command is given."""
 
@@ -156,6 +164,8 @@ def plan_from(settings: Settings, fronted: Fronted) -> Plan:
 
     Raises: ConfigError: there is something wrong with it.
     """
+    if isinstance(fronted, Growing):
+        return fronted.plan()
     if isinstance(fronted, Plan):
         return fronted
     if isinstance(fronted, Configuration):

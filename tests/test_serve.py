@@ -107,6 +107,16 @@ async def test_a_lifespan_that_cannot_start_tells_why(tmp_path: Path) -> None:
     assert "--state-dir" in str(message)
 
 
+async def test_a_lifespan_is_entered_once_at_a_time(app: ProxyApp) -> None:
+    """`ProxyApp.lifespan`: two would share what is one's own; one after the other is fine."""
+    for _ in range(2):
+        async with app.lifespan(), served(app) as base, connect(f"{base}/mcp") as client:
+            with pytest.raises(RuntimeError, match="runs already"):
+                async with app.lifespan():
+                    pass
+            assert (await client.do())["count"] == 1
+
+
 @pytest.mark.parametrize("rung", ["process-group", "guardian"])
 async def test_what_is_wrong_with_the_state_directory_is_raised_as_it_is(
     tmp_path: Path, rung: Literal["process-group", "guardian"]

@@ -24,7 +24,17 @@ from ..core.hooks import RequestHook
 from ..core.ports import Launcher
 from ..core.reach import REACH, Scope
 from ..keywords import FrontSettings, ProxySettings
-from ..plan import OF_COMMANDS, OF_URLS, Plan, Planned, Source, check_hooks, check_together, told
+from ..plan import (
+    OF_COMMANDS,
+    OF_URLS,
+    Growing,
+    Plan,
+    Planned,
+    Source,
+    check_hooks,
+    check_together,
+    told,
+)
 from ..serve import serve, serve_async
 from ..serve_stdio import serve_stdio, serve_stdio_async
 from ..servers import NO_RULES, Rules
@@ -216,7 +226,8 @@ class Proxy(Extended, Calls):
     # -- running it --------------------------------------------------------------------------------
 
     def http_app(self, *, local: bool = True, **settings: Unpack[FrontSettings]) -> ProxyApp:
-        """Return it as an ASGI application, as `sessionproxy.http_app` does.
+        """Return it as an ASGI application, as `sessionproxy.http_app` does. What is added to the
+        proxy afterwards is there from the application's next start.
 
         Servers of a configuration have endpoints of their own at `/servers/NAME/mcp` where the
         proxy adds nothing to them: no hook, no component, nothing mounted.
@@ -231,7 +242,11 @@ class Proxy(Extended, Calls):
                 raise ConfigError(f"{setting}: say this where the proxy is made")
         own = self._with(settings)
         return ProxyApp(
-            own, self.plan(own), local=local, hooks=self._hooks, observers=self._observers
+            own,
+            Growing(partial(self.plan, own)),
+            local=local,
+            hooks=self._hooks,
+            observers=self._observers,
         )
 
     def run(

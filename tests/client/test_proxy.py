@@ -30,6 +30,7 @@ from sessionproxy import (
     ProxyError,
     ProxyProvider,
     Request,
+    RequestFailed,
     RequestHook,
     Result,
     Sessions,
@@ -41,7 +42,7 @@ from sessionproxy.client.runtime import Held
 from sessionproxy.core.reach import REACH, Reach, Scope
 from sessionproxy.errors import BackendGone
 from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text_of
-from tests.rig.embedded import gone, lives, processes_of, scripted, until
+from tests.rig.embedded import gone, lives, processes_of, scripted, served, until
 from tests.rig.http import Client as Raw
 from tests.rig.http import connect, http
 from tests.rig.proxy import ROOT
@@ -233,6 +234,34 @@ def test_settings_of_an_application_count_for_its_servers(state: State) -> None:
     for late in lates:
         with pytest.raises(ConfigError, match="where the proxy is made"):
             made.http_app(**late)
+
+
+async def test_what_is_added_to_a_proxy_after_its_application_was_made_is_there(
+    state: State,
+) -> None:
+    """`http_app`, `add_hook`: an application's module mounts it, and goes on; each start has what
+    there is then, guards first of all."""
+    made = create_proxy(complete(), **state)
+    app = made.http_app()
+
+    async def refuse(request: Request, call_next: CallNext) -> Result:
+        if request.method == "tools/call":
+            raise RequestFailed(-32000, "not for you")
+        return await call_next(request)
+
+    async def start() -> tuple[list[str], str]:
+        async with app.lifespan(), served(app) as base, connect(f"{base}/mcp") as client:
+            tools = (await client.request("tools/list"))["result"]["tools"]
+            answer = await client.request("tools/call", {"name": "do", "arguments": {}})
+            return [tool["name"] for tool in tools], answer.get("error", {}).get("message", "")
+
+    made.mount(create_proxy(complete(), **state), prefix="in")
+    made.add_hook(refuse)
+    made.tool(guard_nothing)
+    both = ["guard_nothing", "do", "undo", "in_do", "in_undo"]
+    assert await start() == (both, "not for you")
+    made.mount(create_proxy(complete(), **state), prefix="again")
+    assert await start() == ([*both, "again_do", "again_undo"], "not for you")
 
 
 @pytest.mark.parametrize("setting", ["config", "url", "mode"])
