@@ -5,7 +5,7 @@ Neighbours: `app` builds the proxy from it.
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -130,6 +130,13 @@ OF_COMMANDS: Final = ("env", "pass_env", "cwd", "warm", "memory_max", "pids_max"
 OF_URLS: Final = ("transport", "header", "upstream_ca", "forward_authorization")
 """Settings that are about a backend started here, and about one elsewhere."""
 
+OF_SERVERS: Final = (
+    *("env", "pass_env", "cwd", "memory_max", "pids_max", *OF_URLS),
+    *("start_timeout", "call_timeout", "stop_grace", "max_line", "state_dir", "containment"),
+)
+"""Settings that are about a server, whoever uses it: not about sessions in front, nor where and by
+whom they are opened."""
+
 LADDER: Final = 15.0
 """Seconds, at most, from the end of `stop_grace` until a backend is gone."""
 
@@ -142,21 +149,37 @@ def told(
 ) -> tuple[Settings, Configuration | None]:
     """Return the settings with these values, and the configuration that they name, if they do.
 
-    What is said in the configuration stands back behind `values`, and before `defaults`. `named`
-    tells how a setting is called where the values come from.
+    `named` tells how a setting is called where the values come from.
 
     Raises: ConfigError: a value or the configuration is wrong.
     """
     path = values.get("config")
-    if path is None:
-        return settings_from({**defaults, **values}, named=named), None
-    configuration = read_configuration(str(path))
-    source = configuration.source.replace("{", "{{").replace("}", "}}")
-    said = dict(configuration.settings)
-    settings_from(said, named=source + ": sessionproxy.{}")
-    if "config" in said:
-        raise ConfigError(f"{configuration.source}: sessionproxy.config: this is the file")
-    return settings_from({**defaults, **said, **values}, named=named), configuration
+    configuration = None if path is None else read_configuration(str(path))
+    return told_over(configuration, values, defaults=defaults, named=named), configuration
+
+
+def told_over(
+    configuration: Configuration | None,
+    values: Mapping[str, object],
+    *,
+    defaults: Mapping[str, object] = MappingProxyType({}),
+    only: Container[str] | None = None,
+    named: str = "--{}",
+) -> Settings:
+    """Return the settings with these values. What a configuration says of the proxy stands back
+    behind them, and before `defaults`; `only`: just these are heeded there.
+
+    Raises: ConfigError: a value or the configuration is wrong.
+    """
+    said: dict[str, object] = {}
+    if configuration is not None:
+        said |= configuration.settings
+        source = configuration.source.replace("{", "{{").replace("}", "}}")
+        settings_from(said, named=source + ": sessionproxy.{}")
+        if "config" in said:
+            raise ConfigError(f"{configuration.source}: sessionproxy.config: this is the file")
+    heeded = {name: value for name, value in said.items() if only is None or name in only}
+    return settings_from({**defaults, **heeded, **values}, named=named)
 
 
 def plan_from(settings: Settings, fronted: Fronted) -> Plan:

@@ -16,12 +16,12 @@ from weakref import WeakSet
 import anyio
 import mcp_types as types
 
-from ..config import Settings, settings_from
+from ..config import Settings
 from ..core.exchange import Outcome
 from ..core.reach import REACH, Scope
 from ..errors import BackendGone
 from ..keywords import ProxySettings
-from ..plan import Planned
+from ..plan import OF_SERVERS, Planned
 from ..servers import NO_RULES, Rules
 from ..wire import Bytes
 from .calls import Calls
@@ -44,7 +44,7 @@ from .handlers import (
 from .link import Listener
 from .runtime import Held, Kept
 from .shared import ConnectedSource
-from .targets import ProxyTarget, plan_of, servers_of, under
+from .targets import ProxyTarget, plan_of, read, servers_of, settings_over, under
 
 _FAMILIES: Final = itertools.count(1)
 
@@ -76,7 +76,8 @@ class ProxyClient(Calls):
         **settings: Unpack[ProxySettings],
     ) -> None:
         """`target`, `rules`: as of `create_proxy`. `name`: by which it introduces itself.
-        `settings`: those of the command line, with underscores.
+        `settings`: those of the command line, with underscores; a configuration's own count where
+        they are about servers.
 
         Raises: ConfigError: the target, a handler or a setting is wrong.
         """
@@ -92,8 +93,11 @@ class ProxyClient(Calls):
             progress=progress_handler,
         )
         self.handlers.check()
-        self.settings: Settings = settings_from({**CLIENT_SETTINGS, **settings}, named="{}")
-        self._servers = servers_of(target, self.settings, rules)
+        given = read(target)
+        self.settings: Settings = settings_over(
+            given, settings, defaults=CLIENT_SETTINGS, only=OF_SERVERS
+        )
+        self._servers = servers_of(given, self.settings, rules)
         self._held = Held(self._opens())
         self._bound: WeakSet[ProxyClient] = WeakSet()
         """Its copies of frontend sessions."""

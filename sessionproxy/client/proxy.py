@@ -48,7 +48,7 @@ from .handlers import Handlers, ProgressHandler
 from .link import Desk, Link
 from .provider import ProxyProvider
 from .runtime import Held, Kept
-from .targets import ProxyTarget, servers_of, under
+from .targets import ProxyTarget, read, servers_of, settings_over, under
 
 Sessions = Literal["frontend", "request", "shared"]
 """Who has a backend: each session in front, each request, or all together one."""
@@ -70,7 +70,7 @@ def create_proxy(
     target: ProxyTarget,
     *,
     name: str | None = None,
-    sessions: Sessions = "frontend",
+    sessions: Sessions | None = None,
     hooks: Sequence[RequestHook] = (),
     observers: Sequence[Hook] = (),
     rules: Rules | Mapping[str, Any] = NO_RULES,
@@ -86,22 +86,26 @@ def create_proxy(
     `ProxyProvider`, or another `Proxy`.
 
     `sessions`: a backend for each session in front (`frontend`), for each request (`request`), or
-    one for all (`shared`). `hooks` are run around every request, the first one outermost;
+    one for all (`shared`); unless it is said, as a configuration's `mode` says, else `frontend`.
+    `hooks` are run around every request, the first one outermost;
     `observers` are shown every message. `rules` rename and hide components of the only server:
     `Rules`, or a mapping of the fields that a configuration has for it.
     `name` and `instructions`: how it introduces itself where it puts several servers together.
-    `settings`: any of the command line's, with underscores (`idle=60, max_sessions=8`).
+    `settings`: any of the command line's, with underscores (`idle=60, max_sessions=8`); they win
+    over those that a configuration has in its part `sessionproxy`.
 
     Raises: ConfigError: the target, a setting, a hook or an observer is wrong.
     """
-    if sessions not in MODES:
+    if sessions is not None and sessions not in MODES:
         raise ConfigError("sessions: expected frontend, request or shared")
     for setting, instead in OF_TARGETS.items():
         if settings.get(setting) is not None:
             raise ConfigError(f"{setting}: {instead}")
-    found, _ = told({**settings, "mode": MODES[sessions].value}, named="{}")
+    mode = {} if sessions is None else {"mode": MODES[sessions].value}
+    given = read(target)
+    found = settings_over(given, {**settings, **mode})
     check_together(found, several=True)
-    servers = servers_of(target, found, rules)
+    servers = servers_of(given, found, rules)
     return Proxy(
         servers, found, name=name, instructions=instructions, hooks=hooks, observers=observers
     )
@@ -158,7 +162,8 @@ class Proxy(Extended, Calls):
     def mount(self, other: ProxyTarget, prefix: str = "") -> None:
         """Have what `other` has here too: tools and prompts as `{prefix}_{name}`, resources and
         templates as `scheme://{prefix}/rest`. It is asked live, session by session; while the proxy
-        runs, from its next start.
+        runs, from its next start. What a configuration says of the proxy counts only where that is
+        made of it.
 
         Raises: ConfigError: it is no target, or has this very proxy, or the prefix is no name.
         """

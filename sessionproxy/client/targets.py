@@ -6,19 +6,20 @@ Neighbours: `plan` says what it comes to; `client.client` and `client.proxy` tak
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from os.path import abspath
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
 from ..backends import InProcess, Target, Template, factory_of
 from ..backends.hosted import is_server
-from ..config import Carrier, ConfigError, Settings
-from ..plan import ONLY, Plan, Planned, configured_from, planned_from
+from ..config import IN_PYTHON, Carrier, ConfigError, Settings
+from ..plan import ONLY, Plan, Planned, configured_from, planned_from, told_over
 from ..servers import (
     NO_RULES,
     Configuration,
@@ -80,6 +81,18 @@ transport of FastMCP's; a server of the SDK or FastMCP's, or a function that ret
 `ProxyClient`, a `ProxyProvider`, or another `Proxy`."""
 
 
+def read(target: ProxyTarget) -> ProxyTarget:
+    """Return the configuration that a target is, or names; any other target, as it is.
+
+    Raises: ConfigError: it cannot be read, or something in it is wrong.
+    """
+    if isinstance(target, Plannable | Server):
+        return target
+    if isinstance(target, Configuration | Mapping | ServersModel) or _is_file(target):
+        return _configuration(cast("object", target))
+    return target
+
+
 def servers_of(
     target: ProxyTarget, settings: Settings, rules: Rules | Mapping[str, Any] = NO_RULES
 ) -> tuple[Planned, ...]:
@@ -88,12 +101,13 @@ def servers_of(
     Raises: ConfigError: it is none, or something is wrong with it or with a rule.
     """
     ruled = rules_from(rules, where="rules")
+    target = read(target)
     if isinstance(target, Plannable):
         planned = tuple(target.planned(settings))
     elif isinstance(target, Server):
         planned = (planned_from(settings, target, prefix=""),)
-    elif isinstance(target, Configuration | Mapping | ServersModel) or _is_file(target):
-        planned = configured_from(settings, _configuration(cast("object", target))).servers
+    elif isinstance(target, Configuration):
+        planned = configured_from(settings, target).servers
     else:
         source = _source(target, settings)
         planned = (Planned(name=ONLY, source=source, settings=settings),)
@@ -102,6 +116,21 @@ def servers_of(
     if len(planned) != 1:
         raise ConfigError("rules: there are several servers; each has its own in a configuration")
     return (replace(planned[0], rules=ruled),)
+
+
+def settings_over(
+    target: ProxyTarget,
+    values: Mapping[str, object],
+    *,
+    defaults: Mapping[str, object] = MappingProxyType({}),
+    only: Container[str] | None = None,
+) -> Settings:
+    """Return the settings with these values, over what the configuration says that a target is.
+
+    Raises: ConfigError: a value is wrong.
+    """
+    configuration = target if isinstance(target, Configuration) else None
+    return told_over(configuration, values, defaults=defaults, only=only, named=IN_PYTHON)
 
 
 def under(settings: Settings, servers: Sequence[Planned], *, before: Settings) -> list[Planned]:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -40,11 +41,12 @@ from sessionproxy import (
     read_configuration,
 )
 from sessionproxy.backends import Target
-from sessionproxy.config import Carrier
+from sessionproxy.config import Carrier, Mode
 from sessionproxy.core.catalogue import UNAVAILABLE_KEY
 from sessionproxy.servers import configuration_from
 from tests.rig.embedded import gone, lives, scripted, until
-from tests.rig.http import connect
+from tests.rig.http import Client as RawClient
+from tests.rig.http import connect, http
 from tests.rig.proxy import PROGRAM, ROOT, proxy
 from tests.rig.sdk import FORM
 from tests.rig.upstream import upstream
@@ -638,6 +640,51 @@ async def test_row_10_the_one_server_of_a_configuration_is_direct(
     for target in (written, path):
         async with fronts(create_proxy(target, **state)) as client:
             await works(client)
+
+
+def configured(directory: Path, **more: object) -> dict[str, Any]:
+    """A configuration that says of the proxy whom it serves, and how."""
+    tokens = directory / "tokens"
+    tokens.write_text(f"ann {sha256(b'secret').hexdigest()}\n")
+    tokens.chmod(0o600)
+    own = {"idle": 7, "max-sessions": 3, "call_timeout": 9, "token_file": str(tokens), **more}
+    return {"mcpServers": {"notes": server_of(complete())}, "sessionproxy": own}
+
+
+async def test_row_10_what_a_configuration_says_of_the_proxy_counts(
+    state: State, tmp_path: Path
+) -> None:
+    """PARITY 10: as `--config` has it, on disk or not; what is said in Python wins. Its users are
+    the only ones who are let in."""
+    written = configured(tmp_path, mode="shared")
+    path = tmp_path / "servers.json"
+    path.write_text(json.dumps(written))
+    for target in (written, path, read_configuration(path)):
+        settings = create_proxy(target, max_sessions=5, **state).settings
+        assert (settings.idle, settings.max_sessions, settings.mode) == (7, 5, Mode.SHARED)
+    assert create_proxy(path, sessions="request").settings.mode is Mode.REQUEST
+    async with fronted(create_proxy(path, **state)) as url, http() as pool:
+        assert (await RawClient(pool, url).initialize()).status_code == 401
+        ann = RawClient(pool, url, headers={"authorization": "Bearer secret"})
+        assert (await ann.initialize()).status_code == 200
+
+
+def test_row_10_a_wrong_setting_of_a_configuration_is_named_where_it_stands(
+    tmp_path: Path,
+) -> None:
+    """PARITY 10: not as if it were an argument."""
+    for make in (create_proxy, ProxyClient):
+        with pytest.raises(ConfigError, match=r"^configuration: sessionproxy.idle: "):
+            make(configured(tmp_path, idle=-1))
+        with pytest.raises(ConfigError, match=r"sessionproxy.config: this is the file"):
+            make(configured(tmp_path, config="x.json"))
+
+
+def test_row_10_a_client_heeds_what_a_configuration_says_of_servers(tmp_path: Path) -> None:
+    """PARITY 10: it says itself how long it needs them, and nobody connects to it."""
+    settings = ProxyClient(configured(tmp_path)).settings
+    assert (settings.call_timeout, settings.idle, settings.token_file) == (9, 0, None)
+    assert ProxyClient(configured(tmp_path), call_timeout=8, idle=6).settings.call_timeout == 8
 
 
 async def test_row_10_a_url_in_a_configuration(state: State) -> None:
