@@ -83,6 +83,7 @@ class ProxyApp:
         Raises: ConfigError: the command, a setting, a hook or an observer is wrong.
         """
         check_together(settings, several=isinstance(command, Configuration | Plan | Growing))
+        _check_path(settings)
         self.settings = settings
         self._tokens = TokenFile(settings.token_file) if settings.token_file else None
         self._authenticator = self._tokens or Anybody(LOCAL if local else "anonymous")
@@ -284,6 +285,16 @@ class ProxyApp:
             what = "shutdown" if started else "startup"
             await send({"type": f"lifespan.{what}.failed", "message": str(error)})
             raise
+
+
+def _check_path(settings: Settings) -> None:
+    """Raises: ConfigError: the endpoint is where clients of HTTP+SSE are served."""
+    taken = (beside(settings, STREAM), beside(settings, MESSAGES))
+    if settings.sse is Switch.ON and settings.path in taken:
+        raise ConfigError(
+            f"--path {settings.path}: there clients of HTTP+SSE are served; give another one, or "
+            "--sse off"
+        )
 
 
 def tracing_from(settings: Settings) -> "Tracing | None":

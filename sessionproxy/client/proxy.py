@@ -23,6 +23,8 @@ from ..core.exchange import Hook, Outcome
 from ..core.hooks import RequestHook
 from ..core.ports import Launcher
 from ..core.reach import REACH, Scope
+from ..front import beside
+from ..frontend.sse import STREAM
 from ..keywords import FrontSettings, ProxySettings
 from ..plan import (
     OF_COMMANDS,
@@ -62,6 +64,9 @@ OF_TARGETS: Final = {
     "mode": "say it by sessions=",
 }
 """Settings of the command line that are something else here."""
+
+ENDPOINT: Final = "/mcp"
+"""Where Streamable HTTP is, beside a path of HTTP with SSE that is said."""
 
 MODES: Final = {"frontend": Mode.SESSION, "request": Mode.REQUEST, "shared": Mode.SHARED}
 
@@ -266,7 +271,8 @@ class Proxy(Extended, Calls):
         a `token_file`, SIGHUP has it read again. For a process of its own.
 
         `stdio`: one client, on stdin and stdout. `http`: Streamable HTTP at `path`, and the older
-        HTTP with SSE beside it at `/sse`; `sse` is the same.
+        HTTP with SSE beside it at `/sse`. `sse` serves the same, and `path`, which ends in `/sse`,
+        is where the older one is: the URL that is told.
 
         The log goes to stderr, as `log_level` and `log_json` say, unless the program has set up
         logging itself.
@@ -284,7 +290,7 @@ class Proxy(Extended, Calls):
             self.plan(own),
             hooks=self._hooks,
             observers=self._observers,
-            on_ready=lambda app, url: self._say_where(url),
+            on_ready=lambda app, url: self._say_where(_told(url, own, transport)),
         )
 
     async def run_async(
@@ -315,7 +321,7 @@ class Proxy(Extended, Calls):
             self.plan(own),
             hooks=self._hooks,
             observers=self._observers,
-            on_ready=lambda app, url: (on_ready or self._say_where)(url),
+            on_ready=lambda app, url: (on_ready or self._say_where)(_told(url, own, transport)),
         )
 
     def _set_log_up(self) -> None:
@@ -331,6 +337,8 @@ class Proxy(Extended, Calls):
     ) -> Settings:
         if transport not in ("http", "sse"):
             raise ConfigError("transport: expected stdio, http or sse")
+        if transport == "sse" and path is not None:
+            path = _endpoint_beside(path)
         said = {"host": host, "port": port, "path": path}
         given: dict[str, object] = {
             name: value for name, value in said.items() if value is not None
@@ -421,6 +429,23 @@ class Proxy(Extended, Calls):
         one.)"""
         found = {each.name: each for each in await self.list_prompts()}.get(name)
         return None if found is None else ProxyPrompt.from_mcp_prompt(self._factory, found)
+
+
+def _endpoint_beside(stream: str) -> str:
+    """Return the path of the endpoint that has HTTP with SSE beside it at this one.
+
+    Raises: ConfigError: it is not served there.
+    """
+    if not stream.endswith(STREAM):
+        raise ConfigError(f"path {stream}: HTTP with SSE is at a path that ends in {STREAM}")
+    return stream.removesuffix(STREAM) + ENDPOINT
+
+
+def _told(url: str, settings: Settings, transport: Transport) -> str:
+    """Return the URL for clients of a transport, of that of the endpoint."""
+    if transport != "sse":
+        return url
+    return url.removesuffix(settings.path) + beside(settings, STREAM)
 
 
 def _here(name: str, source: Source, settings: Settings) -> Planned:

@@ -19,6 +19,7 @@ import mcp_types as types
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client, MCPError
+from mcp.client.sse import sse_client
 from mcp.server.mcpserver import MCPServer
 
 from sessionproxy import (
@@ -610,6 +611,39 @@ async def test_what_runs_in_an_event_loop_and_is_cancelled_can_run_there_again(
             with anyio.fail_after(30):
                 async with Client(url, mode="legacy") as client:
                     assert facts_of(await client.call_tool("do", {}))["pid"]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"), [(None, "/sse"), ("/sse", "/sse"), ("/far/sse", "/far/sse")]
+)
+async def test_a_proxy_that_speaks_http_with_sse_tells_where(
+    path: str | None, told: str, state: State
+) -> None:
+    """PARITY 4, 71: clients of 2024-11-05 connect to what is told; `path` is as FastMCP has it."""
+    urls: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        run = partial(create_proxy(complete(), **state).run_async, "sse", port=0, path=path)
+        tasks.start_soon(partial(run, on_ready=urls.append))
+        await until(lambda: bool(urls))
+        assert urls[0].endswith(told)
+        with anyio.fail_after(30):
+            async with Client(sse_client(urls[0]), mode="legacy") as client:
+                assert await names_of(client) == ["do", "undo"]
+            endpoint = urls[0].removesuffix("/sse") + "/mcp"
+            async with Client(endpoint, mode="legacy") as client:
+                assert await names_of(client) == ["do", "undo"]
+        tasks.cancel_scope.cancel()
+
+
+def test_a_path_that_would_hide_http_with_sse_is_refused(state: State) -> None:
+    """PARITY 71: one of the two would never be reached."""
+    made = create_proxy(complete(), **state)
+    for path in ("/sse", "/far/messages"):
+        with pytest.raises(ConfigError, match=rf"^--path {path}: .*--sse off"):
+            made.http_app(path=path)
+        assert made.http_app(path=path, sse="off").settings.path == path
+    with pytest.raises(ConfigError, match=r"^path /events: .* ends in /sse"):
+        made.run("sse", path="/events")
 
 
 async def test_what_is_in_flight_when_it_is_cancelled_has_its_time(state: State) -> None:
