@@ -30,7 +30,7 @@ from .config import (
     flag_of,
     variable_of,
 )
-from .plan import told
+from .plan import OF_FRONTS, told
 from .serve import serve
 from .serve_stdio import serve_stdio
 from .servers import Configuration
@@ -50,14 +50,7 @@ GROUPS: Final = {
 }
 """The first option of each group in the help."""
 
-NOT_STDIO: Final = frozenset(
-    {
-        *("host", "port", "path", "sse", "allow_host", "allow_origin", "tls_cert", "tls_key"),
-        *("token_file", "insecure", "linger", "affinity", "key_header", "key_meta", "key_cookie"),
-        *("handles", "default_session", "catalogue_public", "max_sessions_per_owner"),
-        *("max_connections", "keepalive", "forward_authorization"),
-    }
-)
+NOT_STDIO: Final = frozenset({*OF_FRONTS, "linger", "forward_authorization"})
 """Settings that mean nothing to a process with one client, on its own pipes."""
 
 Commanded: TypeAlias = "tuple[str, ...] | Configuration"

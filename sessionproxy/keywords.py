@@ -64,7 +64,7 @@ class FrontSettings(TypedDict, total=False):
 
 class ProxySettings(FrontSettings, total=False):
     """Settings of `create_proxy` and `ProxyClient`: those of the command line, but for the ones
-    that say what the target is."""
+    that say what the target is. A client refuses those about clients on the network."""
 
     env: Pairs
     pass_env: Sequence[str]

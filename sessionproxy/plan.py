@@ -130,6 +130,19 @@ OF_COMMANDS: Final = ("env", "pass_env", "cwd", "warm", "memory_max", "pids_max"
 OF_URLS: Final = ("transport", "header", "upstream_ca", "forward_authorization")
 """Settings that are about a backend started here, and about one elsewhere."""
 
+OF_RUNNING: Final = ("warm", "memory_max", "pids_max", "forward_authorization")
+"""Those of them that are heeded while the proxy runs, for all its servers; the others are, where a
+server is made of what is given."""
+
+OF_FRONTS: Final = (
+    *("host", "port", "path", "sse", "allow_host", "allow_origin", "tls_cert", "tls_key"),
+    *("token_file", "insecure", "affinity", "key_header", "key_meta", "key_cookie", "handles"),
+    *("default_session", "catalogue_public", "max_sessions_per_owner", "max_connections"),
+    "keepalive",
+)
+"""Settings that are about clients on the network: where they connect, who may, and what tells them
+apart."""
+
 OF_SERVERS: Final = (
     *("env", "pass_env", "cwd", "memory_max", "pids_max", *OF_URLS),
     *("start_timeout", "call_timeout", "stop_grace", "max_line", "state_dir", "containment"),

@@ -16,12 +16,12 @@ from weakref import WeakSet
 import anyio
 import mcp_types as types
 
-from ..config import Settings
+from ..config import ConfigError, Settings
 from ..core.exchange import Outcome
 from ..core.reach import REACH, Scope
 from ..errors import BackendGone
 from ..keywords import ProxySettings
-from ..plan import OF_SERVERS, Planned
+from ..plan import OF_FRONTS, OF_SERVERS, Planned
 from ..servers import NO_RULES, Rules
 from ..wire import Bytes
 from .calls import Calls
@@ -44,12 +44,33 @@ from .handlers import (
 from .link import Listener
 from .runtime import Held, Kept
 from .shared import ConnectedSource
-from .targets import ProxyTarget, plan_of, read, servers_of, settings_over, under
+from .targets import (
+    ProxyTarget,
+    check_heeded,
+    check_taken,
+    plan_of,
+    read,
+    said_in,
+    servers_of,
+    settings_over,
+    under,
+)
 
 _FAMILIES: Final = itertools.count(1)
 
 CLIENT_SETTINGS = {"idle": 0.0, "linger": 0.0}
 """Unless said otherwise: a client says itself how long it needs its server."""
+
+
+_TO_A_PROXY: Final = "is for clients on the network, and nobody connects to a client"
+
+OF_PROXIES: Final = {
+    "config": "give the file as the target",
+    "url": "give it as the target",
+    "mode": "a client has one session",
+    **dict.fromkeys(OF_FRONTS, _TO_A_PROXY),
+}
+"""Settings that mean nothing here."""
 
 
 class ProxyClient(Calls):
@@ -76,8 +97,8 @@ class ProxyClient(Calls):
         **settings: Unpack[ProxySettings],
     ) -> None:
         """`target`, `rules`: as of `create_proxy`. `name`: by which it introduces itself.
-        `settings`: those of the command line, with underscores; a configuration's own count where
-        they are about servers.
+        `settings`: those of the command line, with underscores, but for those that are about
+        clients on the network; a configuration's own count where they are about servers.
 
         Raises: ConfigError: the target, a handler or a setting is wrong.
         """
@@ -93,11 +114,17 @@ class ProxyClient(Calls):
             progress=progress_handler,
         )
         self.handlers.check()
+        for name, instead in OF_PROXIES.items():
+            if name in settings:
+                raise ConfigError(f"{name}: {instead}")
         given = read(target)
         self.settings: Settings = settings_over(
             given, settings, defaults=CLIENT_SETTINGS, only=OF_SERVERS
         )
         self._servers = servers_of(given, self.settings, rules)
+        said = said_in(settings, self.settings)
+        check_taken(said, given, self._servers)
+        check_heeded(said, self._servers)
         self._held = Held(self._opens())
         self._bound: WeakSet[ProxyClient] = WeakSet()
         """Its copies of frontend sessions."""

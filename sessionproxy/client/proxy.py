@@ -28,6 +28,7 @@ from ..frontend.sse import STREAM
 from ..keywords import FrontSettings, ProxySettings
 from ..plan import (
     OF_COMMANDS,
+    OF_RUNNING,
     OF_URLS,
     Growing,
     Plan,
@@ -50,7 +51,16 @@ from .handlers import Handlers, ProgressHandler
 from .link import Desk, Link
 from .provider import ProxyProvider
 from .runtime import Held, Kept
-from .targets import ProxyTarget, read, servers_of, settings_over, under
+from .targets import (
+    ProxyTarget,
+    check_heeded,
+    check_taken,
+    read,
+    said_in,
+    servers_of,
+    settings_over,
+    under,
+)
 
 Sessions = Literal["frontend", "request", "shared"]
 """Who has a backend: each session in front, each request, or all together one."""
@@ -111,8 +121,16 @@ def create_proxy(
     found = settings_over(given, {**settings, **mode})
     check_together(found, several=True)
     servers = servers_of(given, found, rules)
+    said = said_in(settings, found)
+    check_taken(said, given, servers)
     return Proxy(
-        servers, found, name=name, instructions=instructions, hooks=hooks, observers=observers
+        servers,
+        found,
+        name=name,
+        instructions=instructions,
+        hooks=hooks,
+        observers=observers,
+        said=[setting for setting in said if setting in OF_RUNNING],
     )
 
 
@@ -134,8 +152,10 @@ class Proxy(Extended, Calls):
         instructions: str | None = None,
         hooks: Sequence[RequestHook] = (),
         observers: Sequence[Hook] = (),
+        said: Sequence[str] = (),
     ) -> None:
-        """`servers`: as `create_proxy` has made them of its target.
+        """`servers`: as `create_proxy` has made them of its target. `said`: settings that one of
+        those that it starts with, or what is mounted by then, has to heed.
 
         Raises: ConfigError: a hook or an observer is wrong.
         """
@@ -147,6 +167,7 @@ class Proxy(Extended, Calls):
         self._observers = tuple(observers)
         check_hooks(self._hooks, self._observers)
         self._mounted: list[tuple[str, Proxy | Sequence[Planned]]] = []
+        self._said = tuple(said)
         self._runs = Held(self._running)
         self._used: Held[Scope] = Held(self._in_use)
         """By `async with`: what its typed calls have their session for, which serve nobody."""
@@ -195,7 +216,10 @@ class Proxy(Extended, Calls):
     # -- what it comes to --------------------------------------------------------------------------
 
     def plan(self, settings: Settings | None = None) -> Plan:
-        """Return all that it fronts. `settings`: in place of its own."""
+        """Return all that it fronts. `settings`: in place of its own.
+
+        Raises: ConfigError: none of that heeds what was said of it.
+        """
         own = self.settings if settings is None else settings
         servers: list[Planned] = []
         if self._components:
@@ -213,6 +237,7 @@ class Proxy(Extended, Calls):
                 replace(each, prefix="/".join(filter(None, (prefix, each.prefix))))
                 for each in found
             ]
+        check_heeded(self._said, servers)
         named = _named_apart(servers)
         together = len(named) > 1 or any(server.prefix for server in named)
         return Plan(

@@ -6,7 +6,7 @@ Neighbours: `plan` says what it comes to; `client.client` and `client.proxy` tak
 import json
 import re
 import sys
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from os.path import abspath
@@ -19,7 +19,17 @@ import msgspec
 from ..backends import InProcess, Target, Template, factory_of
 from ..backends.hosted import is_server
 from ..config import IN_PYTHON, Carrier, ConfigError, Settings
-from ..plan import ONLY, Plan, Planned, configured_from, planned_from, told_over
+from ..plan import (
+    OF_COMMANDS,
+    OF_RUNNING,
+    OF_URLS,
+    ONLY,
+    Plan,
+    Planned,
+    configured_from,
+    planned_from,
+    told_over,
+)
 from ..servers import (
     NO_RULES,
     Configuration,
@@ -131,6 +141,43 @@ def settings_over(
     """
     configuration = target if isinstance(target, Configuration) else None
     return told_over(configuration, values, defaults=defaults, only=only, named=IN_PYTHON)
+
+
+def check_taken(said: Iterable[str], target: ProxyTarget, servers: Sequence[Planned]) -> None:
+    """Find what was said of a target of another kind. `said`: names of settings; `servers`: what
+    the target comes to.
+
+    Raises: ConfigError: it would be taken and mean nothing.
+    """
+    for name in said:
+        if name not in (*OF_COMMANDS, *OF_URLS) or name in OF_RUNNING:
+            continue
+        if isinstance(target, Plannable):
+            raise ConfigError(f"{name}: say this where the {type(target).__name__} is made")
+        if isinstance(target, Server) and name in ("transport", "header"):
+            raise ConfigError(f"{name}: say this of the server in its configuration")
+        check_heeded([name], servers)
+
+
+def check_heeded(said: Iterable[str], servers: Sequence[Planned]) -> None:
+    """Find what none of these servers heeds.
+
+    Raises: ConfigError: so it is.
+    """
+    for name in said:
+        if name in OF_COMMANDS and not _has(servers, Template):
+            raise ConfigError(f"{name}: is for a command, and no server here is started by one")
+        if name in OF_URLS and not _has(servers, Target):
+            raise ConfigError(f"{name}: is for a server at a URL, and none here is")
+
+
+def _has(servers: Sequence[Planned], kind: type[object]) -> bool:
+    return any(isinstance(server.source, kind) for server in servers)
+
+
+def said_in(values: Mapping[str, object], settings: Settings) -> list[str]:
+    """Return the names of settings that were given, and not as they are by default."""
+    return [name for name in values if getattr(settings, name) != getattr(Settings(), name)]
 
 
 def under(settings: Settings, servers: Sequence[Planned], *, before: Settings) -> list[Planned]:

@@ -9,10 +9,11 @@ import pytest
 from mcp.client.session_group import SseServerParameters, StreamableHttpParameters
 from mcp.server.mcpserver import MCPServer
 
+from sessionproxy import ProxyClient, create_proxy
 from sessionproxy.backends import Target, Template
 from sessionproxy.client.targets import ProxyTarget, servers_of
 from sessionproxy.config import Carrier, ConfigError, settings_from
-from sessionproxy.servers import Rules, ToolChange
+from sessionproxy.servers import Rules, ToolChange, configuration_from
 
 SETTINGS = settings_from({})
 
@@ -171,3 +172,70 @@ def test_what_is_no_target_is_refused_in_one_line(target: Any, text: str) -> Non
     with pytest.raises(ConfigError, match=text) as refused:
         servers_of(target, SETTINGS)
     assert "\n" not in str(refused.value)
+
+
+COMMAND = [sys.executable, "-c", ""]
+URL = "http://127.0.0.1:9/mcp"
+BOTH: dict[str, Any] = {"a": {"command": sys.executable}, "b": {"url": URL}}
+FOR_A_COMMAND = r"is for a command, and no server here is started by one"
+FOR_A_URL = r"is for a server at a URL, and none here is"
+
+
+@pytest.mark.parametrize("make", [create_proxy, ProxyClient])
+@pytest.mark.parametrize(
+    ("target", "setting", "value", "why"),
+    [
+        (URL, "env", {"A": "b"}, FOR_A_COMMAND),
+        (URL, "cwd", "/", FOR_A_COMMAND),
+        ({"b": BOTH["b"]}, "pass_env", ["A"], FOR_A_COMMAND),
+        (MCPServer("a"), "env", {"A": "b"}, FOR_A_COMMAND),
+        (COMMAND, "header", {"A": "b"}, FOR_A_URL),
+        (COMMAND, "transport", "sse", FOR_A_URL),
+        ({"a": BOTH["a"]}, "upstream_ca", "ca.pem", FOR_A_URL),
+        (configuration_from(BOTH).servers[1], "header", {"A": "b"}, "say this of the server"),
+        (ProxyClient(COMMAND), "env", {"A": "b"}, "say this where the ProxyClient is made"),
+    ],
+)
+def test_what_is_said_of_a_target_of_another_kind_is_refused(
+    make: Any,  # noqa: ANN401
+    target: ProxyTarget,
+    setting: str,
+    value: object,
+    why: str,
+) -> None:
+    """Issue 5: it would be taken and mean nothing."""
+    with pytest.raises(ConfigError, match=f"^{setting}: {why}"):
+        make(target, **{setting: value})
+
+
+def test_what_one_of_several_servers_heeds_is_taken() -> None:
+    """PARITY 11: of both kinds, in one configuration."""
+    found = create_proxy(BOTH, env={"A": "b"}, upstream_ca="ca.pem", warm=1).plan().servers
+    assert [type(server.source) for server in found] == [Template, Target]
+    ProxyClient(BOTH, env={"A": "b"}, memory_max=0)
+
+
+def test_what_counts_for_all_servers_is_heeded_by_one_when_it_starts() -> None:
+    """`create_proxy`: what is mounted may do that, so nobody knows before."""
+    made = create_proxy(URL, warm=1, forward_authorization=True)
+    with pytest.raises(ConfigError, match=f"^warm: {FOR_A_COMMAND}"):
+        made.plan()
+    made.http_app()
+    made.mount(COMMAND)
+    assert len(made.plan().servers) == 2
+    other = create_proxy(COMMAND, forward_authorization=True)
+    with pytest.raises(ConfigError, match=f"^forward_authorization: {FOR_A_URL}"):
+        other.run()
+    with pytest.raises(ConfigError, match=f"^memory_max: {FOR_A_COMMAND}"):
+        ProxyClient(URL, memory_max=1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("url", URL), ("config", "x.json"), ("mode", "shared"), ("token_file", "users"), ("port", 1)],
+)
+def test_a_client_refuses_what_is_for_a_proxy(setting: str, value: object) -> None:
+    """`ProxyClient`: where its server is is the target, and nobody connects to it."""
+    make: Any = ProxyClient
+    with pytest.raises(ConfigError, match=f"^{setting}: "):
+        make(COMMAND, **{setting: value})
