@@ -53,7 +53,7 @@ CONNECTS_ONCE: Final = (
 )
 
 
-def carrier_of(target: UrlParameters) -> Carrier:
+def carrier_named_by(target: UrlParameters) -> Carrier:
     """Return what a server is spoken to by; AUTO: its URL says it."""
     name = type(target).__name__.lower()
     if name.startswith("sse"):

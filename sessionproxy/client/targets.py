@@ -35,6 +35,7 @@ from ..servers import (
     Configuration,
     Rules,
     Server,
+    carrier_of,
     configuration_from,
     read_configuration,
     rules_from,
@@ -43,7 +44,7 @@ from .described import (
     CommandParameters,
     ServersModel,
     UrlParameters,
-    carrier_of,
+    carrier_named_by,
     check_no_connection,
     headers_of,
     served_by,
@@ -56,8 +57,6 @@ FILES: Final = frozenset({".json", ".toml"})
 """Suffixes of configurations."""
 
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
-_SSE: Final = re.compile(r"/sse(/|&|$)")
-"""In the path of a URL that speaks HTTP with SSE, the transport of 2024-11-05."""
 
 
 @runtime_checkable
@@ -222,7 +221,7 @@ def _source(target: object, settings: Settings) -> "Template | Target | InProces
     if is_server(target):
         return cast("InProcess", target)
     if isinstance(target, UrlParameters):
-        return _url(target.url, settings, carrier_of(target), headers_of(target))
+        return _url(target.url, settings, carrier_named_by(target), headers_of(target))
     if isinstance(target, CommandParameters):
         env = tuple(f"{name}={value}" for name, value in (target.env or {}).items())
         words = (target.command, *target.args)
@@ -250,8 +249,8 @@ def _url(
     """`carrier`, `headers`: its own, before those of the settings."""
     if carrier is Carrier.AUTO:
         carrier = settings.transport
-    if carrier is Carrier.AUTO and _SSE.search(_path_of(url)):
-        carrier = Carrier.SSE
+    if carrier is Carrier.AUTO:
+        carrier = carrier_of(url)
     return Target(
         url,
         carrier=carrier,
@@ -259,11 +258,6 @@ def _url(
         ca=settings.upstream_ca,
         forwards=settings.forward_authorization,
     )
-
-
-def _path_of(url: str) -> str:
-    """Return the path of what may be no URL at all."""
-    return "/" + url.partition("://")[2].partition("?")[0].partition("/")[2]
 
 
 def _script(path: str) -> tuple[str, ...]:

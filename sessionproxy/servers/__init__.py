@@ -5,7 +5,7 @@ Neighbours: `config` has the settings of the proxy. Knows no process and no conn
 
 from .configuration import Configuration, configuration_from, read_configuration
 from .rules import NO_RULES, Rules, ToolChange, tags_of
-from .server import Server, rules_from
+from .server import Server, carrier_of, rules_from
 
 __all__ = [
     "NO_RULES",
@@ -13,6 +13,7 @@ __all__ = [
     "Rules",
     "Server",
     "ToolChange",
+    "carrier_of",
     "configuration_from",
     "read_configuration",
     "rules_from",

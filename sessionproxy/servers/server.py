@@ -28,7 +28,9 @@ from .written import (
 )
 
 _URL: Final = re.compile(r"https?://[^\x00-\x20\x7f\ud800-\udfff]+", re.IGNORECASE)
-_SSE: Final = re.compile(r"/sse(?:[/?&]|$)")
+_SSE: Final = re.compile(r"/sse(?:[/&]|$)")
+"""In the path of a URL that speaks HTTP with SSE, the transport of 2024-11-05."""
+
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 """RFC 9110, sections 5.6.2 and 5.5."""
@@ -143,7 +145,7 @@ def _of_url(
     where = common.where
     _check_absent(written, OF_COMMANDS, where, "is for a command, and there is a url")
     url = _url(text, environ, f"{where}.url")
-    carrier = _carrier_of(url) if spelling is None else CARRIERS[spelling]
+    carrier = carrier_of(url) if spelling is None else CARRIERS[spelling]
     if carrier is None:
         key = "transport" if written.transport else "type"
         raise ConfigError(f"{where}.{key}: expected http or sse; stdio is for a command")
@@ -226,9 +228,10 @@ def _has_host(url: str) -> bool:
         return False
 
 
-def _carrier_of(url: str) -> Carrier:
-    """Return what a server speaks by its path (PARITY 4)."""
-    return Carrier.SSE if _SSE.search(urlsplit(url).path) else Carrier.AUTO
+def carrier_of(url: str) -> Carrier:
+    """Return what a server speaks by its path (PARITY 4). It may be no URL at all."""
+    _, slash, path = re.split(r"[?#]", url)[0].partition("://")[2].partition("/")
+    return Carrier.SSE if _SSE.search(slash + path) else Carrier.AUTO
 
 
 def _headers(written: Written, environ: Mapping[str, str], where: str) -> tuple[str, ...]:

@@ -253,6 +253,8 @@ async def test_row_04_a_url_with_a_segment_sse_is_spoken_to_by_http_with_sse(sta
         ("http://example.com/sse?key=1", True),
         ("http://example.com/a/sse/b.json", True),
         ("HTTPS://example.com/sse&x", True),
+        ("http://example.com/sse#part", True),
+        ("http://example.com/mcp#/sse", False),
         ("http://example.com/mcp", False),
         ("http://example.com/sses", False),
         ("http://example.com/mcp?next=/sse", False),
