@@ -21,6 +21,7 @@ from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result, 
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
 from ..core.reach import Scope, keep_in, reaching, same_request
+from ..core.waiting import WaitingRoom
 from ..errors import ProxyError, RequestCancelled
 from ..wire import Bytes
 from ..wire.envelope import progress_token
@@ -85,6 +86,8 @@ class Hooked(Between):
         self._running: dict[Exchange, _Run] = {}
         self._sent: dict[Exchange, list[Exchange]] = {}
         """For each that has not come back: a hook may send more than one, or wait for none."""
+        self._waiting = WaitingRoom()
+        """Those of which nothing was sent yet."""
 
     def request(self, exchange: Exchange) -> None:
         request = request_of(exchange, self._identity, self._label, self.upstream)
@@ -92,6 +95,8 @@ class Hooked(Between):
         token = progress_token(exchange.params)
         context = exchange.context.copy()
         reaching(context, self.upstream, exchange, self.scope, token)
+        if not self._waiting.enter(exchange):
+            return
         self._running[exchange] = run = _Run(Work(), context)
         self._background.start(self._run, exchange, request, run.work, context=context)
 
@@ -115,6 +120,7 @@ class Hooked(Between):
             outcome = FAULTY
         finally:
             self._running.pop(exchange, None)
+            self._waiting.leave(exchange)
             for inner in self._sent.pop(exchange, ()):  # the hook has begun it and gone
                 self.backend.cancel(inner, _NOT_WAITED_FOR)
             exchange.settle(outcome)
@@ -141,6 +147,7 @@ class Hooked(Between):
         same_request(inner.context, run.context)
         sent = self._sent.setdefault(exchange, [])
         sent.append(inner)
+        self._waiting.leave(exchange)
         self.backend.request(inner)
         inner.params = None  # they may be large, and the answer may be a long time coming
         try:

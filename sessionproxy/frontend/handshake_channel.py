@@ -17,6 +17,7 @@ from ..core.manager import Attached, SessionManager
 from ..core.memory import Opening
 from ..core.session import Session
 from ..core.state import EndReason, SessionState
+from ..core.waiting import MAX_WAITING, MAX_WAITING_BYTES
 from ..errors import (
     AlreadyInitialized,
     AnswerNotTaken,
@@ -38,11 +39,6 @@ from .modern import Modern, welcome_of
 from .serving import Serving
 
 logger: Final = logging.getLogger(__name__)
-
-MAX_WAITING: Final = 256
-MAX_WAITING_BYTES: Final = 32 * 1024 * 1024
-"""Messages of a client that wait for its backend to start or wake, as for one that does not read.
-Where they are posted one by one, nothing else holds the client up."""
 
 
 class Share(NamedTuple):

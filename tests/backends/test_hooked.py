@@ -3,6 +3,7 @@
 import asyncio  # noqa: TID251 - a task of a user's, which nobody waits for
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -11,7 +12,9 @@ import pytest
 from anyio.abc import TaskGroup
 from mcp.server.mcpserver import MCPServer
 
+from sessionproxy.core import waiting
 from sessionproxy.core.context import current_exchange
+from sessionproxy.core.exchange import Forwarded
 from sessionproxy.core.hooks import (
     CallNext,
     Request,
@@ -229,6 +232,50 @@ async def test_a_hook_that_waits_is_cancelled_with_its_request() -> None:
         await until(lambda: ended == ["cancelled"] * 2)
         async with connect(proxy.url) as client:
             await client.do()
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MAX_WAITING", 2), ("MAX_WAITING_BYTES", 2500)])
+async def test_what_waits_in_hooks_is_bounded(
+    bound: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 5.3, FAULTS F16: what was sent on does not count, nor what is over."""
+    monkeypatch.setattr(waiting, bound, most)
+    passes = {n: anyio.Event() for n in range(1, 6)}
+    sent: list[str] = []
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        await passes[request.params["arguments"]["echo"]].wait()
+        return await call_next(request)
+
+    def observer(message: Forwarded) -> None:
+        if message.to_backend and message.method == "tools/call":
+            sent.append(message.method)
+
+    async with (
+        embedded(hooks=[on_calls(hook)], observers=[observer]) as proxy,
+        connect(proxy.url) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        (whole,) = proxy.manager.registry.awake()
+
+        async def begin(echo: int, *steps: Json) -> None:
+            """Begin with a call, if it is let in."""
+            params = calling(*steps, echo=echo, fill="x" * 1000)
+            before = whole.leases
+            tasks.start_soon(partial(client.request, "tools/call", params, number=echo))
+            await until(lambda: whole.leases == before + 1)
+
+        await begin(1, {"until_cancelled": None})
+        await begin(2)
+        refused = await client.request("tools/call", calling(echo=3, fill="x" * 1000), number=3)
+        assert refused["result"]["_meta"]["sessionproxy/fault"]["kind"] == "backend_busy"
+        passes[1].set()
+        await until(lambda: bool(sent))
+        await begin(4)
+        await client.notify("notifications/cancelled", {"requestId": 4})
+        await until(lambda: whole.leases == 2)
+        await begin(5)
+        tasks.cancel_scope.cancel()
 
 
 async def test_what_a_hook_waits_for_no_longer_is_cancelled_at_the_backend() -> None:
