@@ -4,6 +4,7 @@ Neighbours: raised by `wire`, `core`, `http` and `backends`; given a status and 
 only in `frontend.problems`; counted under `reason`. Imports nothing of ours.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -400,6 +401,8 @@ class StateLost(BackendError):
 
     reason = "state_lost"
     executed: bool | None = False
+    on_told: Callable[[], None] | None = None
+    """To be called once the client has this: only then does the loss count as told."""
 
 
 class IllegalTransition(RuntimeError):

@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from math import ceil
 from typing import Final, Protocol
 
@@ -348,11 +349,15 @@ class Part:
         return self._named(failure)
 
     def lost_before(self) -> ProxyError:
-        """Return what a request gets that nobody has looked at who tells of losses: this is told of
-        now."""
-        why, self.loss = self._why_lost(), None
-        text = f"Its state was lost{why}. A fresh backend is ready; repeat your steps."
-        return self._named(StateLost(text))
+        """Return what a request gets that nobody has looked at who tells of losses."""
+        text = f"Its state was lost{self._why_lost()}. A fresh backend is ready; repeat your steps."
+        failure = StateLost(text)
+        failure.on_told = partial(self._told, self.loss)
+        return self._named(failure)
+
+    def _told(self, loss: Loss | None) -> None:
+        if self.loss is loss:  # else there is another one since
+            self.loss = None
 
     def _why_lost(self) -> str:
         loss = self.loss

@@ -28,7 +28,7 @@ from ..core.reach import SCOPE
 from ..core.session import Session
 from ..core.start import resume
 from ..core.state import EndReason, SessionState
-from ..errors import BackendGone, SessionNotFound
+from ..errors import BackendGone, SessionNotFound, StateLost
 from ..frontend.loss import told
 from ..wire import Bytes
 from .handlers import LOG, PROGRESS, Handlers, ProgressHandler
@@ -349,10 +349,13 @@ class Link:
             raise told(loss, anyio.current_time())
         session.request(exchange)
         try:
-            return await call.outcome()
+            outcome = await call.outcome()
         except BaseException:
             session.cancel(exchange)
             raise
+        if isinstance(outcome.failure, StateLost) and outcome.failure.on_told is not None:
+            outcome.failure.on_told()
+        return outcome
 
     def notify(self, method: str, params: Bytes | None) -> None:
         if self.session is not None:

@@ -10,7 +10,7 @@ from .. import wire
 from ..core.exchange import Exchange, Outbound, Outcome
 from ..errors import ProxyError, RequestCancelled, SessionEnded
 from . import problems
-from .loss import Telling
+from .loss import Telling, telling_too
 from .notes import Note, noted
 from .outbox import Outbox
 
@@ -115,6 +115,8 @@ class ChannelReply:
         if not isinstance(outcome.failure, RequestCancelled):
             if self.telling is not None:
                 outcome = self.telling.noted(exchange, outcome)
+            if outcome.failure is not None:
+                self.telling = telling_too(self.telling, outcome.failure)
             self._answers.append(self._encoded(exchange, outcome))
         self._open -= 1
         if not self._open:

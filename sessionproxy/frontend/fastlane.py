@@ -263,7 +263,7 @@ class FastLane(BoundedHttp):
             reply.lost()
             return
         body = reply.body
-        if body is None or reply.status != 200 or self._revoked:
+        if body is None or reply.status != 200 or self._revoked or reply.telling is not None:
             self._go_on(reply)
             return
         self._session = None

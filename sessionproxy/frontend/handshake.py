@@ -190,8 +190,6 @@ class Handshake:
             raise_crash(beginning)
         finally:
             self._leave(beginning, reply)
-        if reply.telling is not None and not connection.gone:
-            reply.telling.written()
 
     def _leave(self, beginning: asyncio.Task[None], reply: Reply) -> None:
         """Stop what waits beside an answer, unless the client can resume and find its answer."""
@@ -221,6 +219,8 @@ class Handshake:
                 primed=session is not None and session.version in PRIMED_VERSIONS,
                 keepalive=self._serving.keepalive,
             )
+        if reply.telling is not None and not connection.gone:
+            reply.telling.written()
 
     async def answer_late(
         self, reply: Reply, session: Session | None, connection: Connection

@@ -4,7 +4,8 @@ Neighbours: the frontend decides when; `core.session` says what was lost.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -50,15 +51,16 @@ class Telling:
         """`annotates`: requests are run all the same, and their results have a note."""
         self._annotates = annotates
         self._of: dict[Exchange, tuple[Losing, Loss]] = {}
-        self._told: list[tuple[Losing, Loss]] = []
+        self._told: list[Callable[[], None]] = []
 
     def instead(self, exchange: Exchange, losing: Losing, loss: Loss) -> Outcome | None:
         """Return what a request gets that relies on what was lost, and is not run; None: it is."""
         if self._annotates:
             self._of[exchange] = losing, loss
             return None
-        self._told.append((losing, loss))
-        return Outcome(failure=told(loss, _now(), begun=goes_on(exchange)))
+        failure = told(loss, _now(), begun=goes_on(exchange))
+        failure.on_told = partial(_forget, losing, loss)
+        return Outcome(failure=failure)
 
     def noted(self, exchange: Exchange, outcome: Outcome) -> Outcome:
         """Return an outcome with a note, if there is to be one and it has a place for it."""
@@ -68,14 +70,31 @@ class Telling:
         result = annotated(outcome.result, found[1], _now(), tool=exchange.treatment.tool)
         if result is None:  # then the next one is to say it
             return outcome
-        self._told.append(found)
+        self._told.append(partial(_forget, *found))
         return Outcome(result=result)
+
+    def tells(self, failure: StateLost) -> None:
+        """A failure that is one of the answers tells of a loss."""
+        if failure.on_told is not None:
+            self._told.append(failure.on_told)
 
     def written(self) -> None:
         """The client has the answers: what they tell of counts as told."""
-        for losing, loss in self._told:
-            if losing.loss is loss:
-                losing.loss = None
+        for on_told in self._told:
+            on_told()
+
+
+def telling_too(telling: Telling | None, failure: ProxyError) -> Telling | None:
+    """Return what a reply tells of losses, a failure that it has among its answers included."""
+    if isinstance(failure, StateLost):
+        telling = Telling(annotates=False) if telling is None else telling
+        telling.tells(failure)
+    return telling
+
+
+def _forget(losing: Losing, loss: Loss) -> None:
+    if losing.loss is loss:  # else there is another one since
+        losing.loss = None
 
 
 class Teller(Protocol):

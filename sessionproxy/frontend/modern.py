@@ -299,8 +299,6 @@ class Modern:
             beginning.cancel()
         if bound.way is Way.OPENED and bound.cookie is None and not reply.said:
             self._abandon(owner, bound)
-        if reply.telling is not None and not connection.gone:
-            reply.telling.written()
 
     def _abandon(self, owner: str, bound: Bound) -> None:
         """End a conversation that its client never learnt the name of."""
@@ -334,6 +332,8 @@ class Modern:
         elif reply.stream is not None:
             reply.stream.on_cut = connection.lose
             await connection.events(reply.stream, primed=False, keepalive=self._serving.keepalive)
+        if reply.telling is not None and not connection.gone:
+            reply.telling.written()
 
 
 def _exchange(

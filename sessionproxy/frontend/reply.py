@@ -13,7 +13,7 @@ from .. import wire
 from ..core.exchange import Exchange, Outbound, Outcome
 from ..errors import ProxyError
 from . import problems
-from .loss import Telling
+from .loss import Telling, telling_too
 from .notes import Note, noted
 from .stream import EventStream, Replies, Unkept
 
@@ -86,6 +86,8 @@ class Reply:
         outcome = exchange.outcome or Outcome()
         if self.telling is not None:
             outcome = self.telling.noted(exchange, outcome)
+        if outcome.failure is not None:
+            self.telling = telling_too(self.telling, outcome.failure)
         self._answered(self._encoded(exchange, outcome))
 
     def _encoded(self, exchange: Exchange, outcome: Outcome) -> bytes:

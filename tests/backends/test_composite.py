@@ -9,6 +9,8 @@ import anyio
 import pytest
 
 from sessionproxy import ProxyClient
+from sessionproxy.core.context import current_exchange
+from sessionproxy.core.exchange import Exchange
 from sessionproxy.core.hooks import CallNext, Request, Result
 from sessionproxy.core.session import Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
@@ -17,6 +19,7 @@ from tests.rig.embedded import SCRIPTED, Embedded, embedded, gone, lives, script
 from tests.rig.http import Client, Json, calling, connect, http, request
 from tests.rig.modern import Modern
 from tests.rig.several import DOWN, UNAVAILABLE, listing, names, servers, two
+from tests.rig.sse import sse
 
 FAULT: Final = "sessionproxy/fault"
 FORM: Final[Json] = {
@@ -213,9 +216,9 @@ async def test_calls_to_different_servers_do_not_wait_for_each_other() -> None:
         tasks.cancel_scope.cancel()
 
 
-async def cancelled(client: Client, number: int) -> None:
+async def cancelled(client: Client, number: int, name: str = "slow_do") -> None:
     """Call what starts slowly; the call is cancelled."""
-    answer = await client.request("tools/call", calling(name="slow_do"), number=number)
+    answer = await client.request("tools/call", calling(name=name), number=number)
     assert answer["error"]["code"] == -32800
 
 
@@ -390,21 +393,106 @@ async def test_losses_of_two_servers_are_told_one_by_one_in_a_batch() -> None:
             assert (await client.do(name=name))["count"] == 1
 
 
-@pytest.mark.parametrize("between", ["hooks", "tracing"])
+async def renaming(request: Request, call_next: CallNext) -> Result:
+    """A hook that has a name of its own for a tool."""
+    if request.name == "mine":
+        request = request.with_params({**request.params, "name": "one_do"})
+    return await call_next(request)
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("between", ["hooks", "renaming", "tracing"])
 async def test_what_stands_before_the_servers_hides_no_loss(between: str) -> None:
-    """DESIGN 5.12: once, whatever looks at requests on their way."""
+    """DESIGN 5.12: once, whatever looks at requests on their way, or changes them."""
 
     async def hook(request: Request, call_next: CallNext) -> Result:
         return await call_next(request)
 
-    hooks = [hook] if between == "hooks" else []
+    hooks = {"hooks": [hook], "renaming": [renaming]}.get(between, [])
     tracing = "on" if between == "tracing" else "off"
+    name = "mine" if between == "renaming" else "one_do"
     async with embedded(two(), hooks=hooks, tracing=tracing) as proxy:
         async with connect(proxy.url) as client:
+            await call(client, name, {"exit": 1})
+            told = await call(client, name)
+            assert told["_meta"][FAULT] == {"kind": "state_lost", "outcome": "not_executed"}
+            assert "server 'one'" in text_of(told).lower()
+            assert (await client.do(name=name))["count"] == 1
+
+
+@pytest.mark.parametrize("kind", ["modern", "sse"])
+async def test_a_loss_behind_a_hook_is_told_once_to_clients_of_all_kinds(kind: str) -> None:
+    """DESIGN 7, `on_loss`: what the frontend has not seen before counts as told all the same."""
+    async with embedded(two(), hooks=[renaming], sse="on") as proxy:
+        async with http() as pool, sse(proxy.base) as stream:
+            modern = Modern(pool, f"{proxy.url}/s/modern")
+            await stream.initialize()
+
+            async def do(*steps: Json) -> Json:
+                if kind == "modern":
+                    return await modern.call(*steps, name="mine")
+                answer = await stream.request("tools/call", calling(*steps, name="mine"))
+                return answer["result"]
+
+            assert (await do({"exit": 1}))["isError"]
+            assert (await do())["_meta"][FAULT]["kind"] == "state_lost"
+            assert (await do())["structuredContent"]["count"] == 1
+
+
+@pytest.mark.usefixtures("both_ways")
+async def test_a_loss_that_comes_while_a_hook_works_is_told_once() -> None:
+    """DESIGN 7, `on_loss`: the frontend has passed the call on before it."""
+    began, goes_on = anyio.Event(), anyio.Event()
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        if request.method == "tools/call" and request.params["arguments"]["echo"] == "slow":
+            began.set()
+            await goes_on.wait()
+        return await call_next(request)
+
+    async with embedded(two(), hooks=[hook]) as proxy, connect(proxy.url) as client:
+        for _ in range(2):
+            await client.do(name="one_do")
+        told: list[Json] = []
+
+        async def slow() -> None:
+            told.append(await call(client, "one_do", echo="slow", number=7))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(slow)
+            await began.wait()
             await call(client, "one_do", {"exit": 1})
-            told = await call(client, "one_do")
-            assert "state of server 'one' was lost" in text_of(told)
-            assert (await client.do(name="one_do"))["count"] == 1
+            goes_on.set()
+        assert told[0]["_meta"][FAULT]["kind"] == "state_lost"
+        assert (await client.do(name="one_do"))["count"] == 1
+
+
+async def test_a_loss_that_nobody_has_read_of_is_told_again() -> None:
+    """DESIGN 7, `on_loss`: until the first telling was written. A hook has kept the frontend from
+    seeing whose the call is, and its client hangs up while the server waits for its place."""
+    seen: list[Exchange | None] = []
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        seen.append(current_exchange.get())
+        return await renaming(request, call_next)
+
+    async with embedded(two(), hooks=[hook], max_sessions=1) as proxy:
+        async with connect(proxy.url) as client, connect(proxy.url) as other:
+            await call(client, "mine", {"exit": 1})
+            await until(lambda: part(proxy, "one").state is SessionState.ASLEEP)
+            await other.do(name="two_do")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call, client, "mine")
+                await until(lambda: proxy.app.running.admission.queued == 1)
+                tasks.cancel_scope.cancel()
+            exchange = seen[-1]
+            assert exchange is not None
+            await until(lambda: not exchange.sink.attached)
+            await other.delete()
+            await until(lambda: exchange.outcome is not None)
+            told = await call(client, "mine")
+            assert told["_meta"][FAULT]["kind"] == "state_lost"
+            assert (await client.do(name="mine"))["count"] == 1
 
 
 async def test_where_losses_are_annotated_the_note_names_the_server() -> None:
