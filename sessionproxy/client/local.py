@@ -16,7 +16,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
 from .. import wire
-from ..backends.names import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind, could_be
+from ..backends.names import NAMED, PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind, could_be
 from ..config import ConfigError
 from ..core.background import Work, of_the_users
 from ..core.exchange import FAULTY, Exchange, Outcome
@@ -104,7 +104,10 @@ class Components:
         of; None: it is no such copy."""
         if method == "completion/complete":
             return self._completed_instead(params)
-        key = "uri" if method == "resources/read" else "name"
+        kind = NAMED.get(method)
+        if kind is None:
+            return None
+        key = kind.key
         found = self._found(method, text(wire.member(params, key)) or "")
         if params is None or found is None or found[0].client_factory is not self._own:
             return None
@@ -164,6 +167,9 @@ class Components:
         Raises: MCPError, ProxyError.
         """
         name = text(wire.member(params, "uri" if method == "resources/read" else "name")) or ""
+        found = self._found(method, name)
+        if found is not None and found[0].client_factory is self._own:
+            return None  # only a request that could not be rewritten gets here: it has no session
         if method == "tools/call" and (tool := _usable(self.tools.get(name))):
             meta = _object(params, "_meta")
             wants = "progressToken" in meta

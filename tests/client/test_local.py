@@ -3,6 +3,7 @@
 import json
 from typing import Any, Final
 
+import anyio
 import mcp_types as types
 import pytest
 from mcp import MCPError
@@ -22,6 +23,8 @@ from sessionproxy.backends.names import RESOURCES
 from sessionproxy.client.components import Component
 from sessionproxy.client.local import Components
 from tests.parity.rig import fronts, names_of, text_of, texts_of
+
+State = dict[str, Any]
 
 CLIENT = ProxyClient(["true"])
 OTHER = ProxyClient(["true"])
@@ -71,6 +74,9 @@ def test_only_what_is_the_same_proxys_is_sent_to_its_servers() -> None:
         ("resources/read", b'{"uri":"mine://one"}'): b'{"uri":"note://one"}',
         ("resources/read", b'{"uri":"my://a%20b"}'): b'{"uri":"note://a%20b"}',
         ("resources/read", b'{"uri":"note://one"}'): None,
+        ("resources/subscribe", b'{"uri":"mine://one"}'): b'{"uri":"note://one"}',
+        ("resources/unsubscribe", b'{"uri":"my://a"}'): b'{"uri":"note://a"}',
+        ("ping", b'{"name":"mine"}'): None,
         ("completion/complete", b'{"ref":{"type":"ref/prompt","name":"hello"}}'): (
             b'{"ref":{"type":"ref/prompt","name":"greet"}}'
         ),
@@ -137,6 +143,15 @@ async def test_what_is_not_there_is_told_so() -> None:
     components = Components()
     for method in ("tools/call", "prompts/get", "resources/read"):
         assert await components.run(method, b'{"name":"x","uri":"x://y"}') is None
+
+
+async def test_a_copy_of_the_same_proxys_is_run_in_its_callers_session_or_not_at_all() -> None:
+    """DESIGN 5.1: its factory returns the proxy itself, with a session for all who use that."""
+    own = CLIENT.new
+    components = Components(own=own)
+    components.add(copied(factory=own, name="mine"))
+    with anyio.fail_after(5):
+        assert await components.run("tools/call", b'{"name":"mine"}') is None
 
 
 def test_a_component_has_the_fields_of_its_definition_and_no_others() -> None:
@@ -225,9 +240,7 @@ def reading() -> MCPServer[Any]:
 
 
 @pytest.mark.parametrize("sessions", ["frontend", "request", "shared"])
-async def test_a_template_is_read_beside_local_components(
-    state: dict[str, Any], sessions: Sessions
-) -> None:
+async def test_a_template_is_read_beside_local_components(state: State, sessions: Sessions) -> None:
     """PARITY 12: of several servers without prefixes, the one that has a template for a URI."""
     made = create_proxy(reading(), sessions=sessions, **state)
     made.mount(MCPServer("nothing"))
@@ -250,7 +263,7 @@ async def test_a_template_is_read_beside_local_components(
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
-async def test_a_disabled_copy_hides_what_it_is_a_copy_of(state: dict[str, Any], mode: str) -> None:
+async def test_a_disabled_copy_hides_what_it_is_a_copy_of(state: State, mode: str) -> None:
     """PARITY 38: from lists, and from whoever knows its name; another copy may go on using it."""
     made = create_proxy(reading(), **state)
     async with made:
