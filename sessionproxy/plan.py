@@ -91,6 +91,9 @@ class Planned:
     """Each puts something between sessions and its backends; the first one is next to them."""
     takes_place: bool = True
     """Its backends count for `max_sessions`."""
+    within: tuple[object, ...] = ()
+    """The proxies that have it, the innermost first: an object for each of them, and another one
+    each time that it is mounted."""
 
 
 @dataclass(frozen=True, kw_only=True)

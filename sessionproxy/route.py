@@ -97,6 +97,7 @@ class Route(anyio.AsyncContextManagerMixin):
         """Launches what a session has."""
         source = planned.source
         self.stand: Stand | None = source if isinstance(source, StandsIn) else None
+        self.within: tuple[object, ...] = planned.within
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:

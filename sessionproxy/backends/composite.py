@@ -9,10 +9,10 @@ puts their lists together; `assembly` puts the servers together.
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, Self, TypeVar, TypeVarTuple
+from typing import Final, Self, TypeAlias, TypeVar
 
 import anyio
 
@@ -23,6 +23,7 @@ from ..core.exchange import Ask, Exchange, Outcome
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Losing, Upstream
 from ..core.reach import Scope, keep_in
+from ..core.waiting import WaitingRoom
 from ..errors import BackendGone, ProxyError
 from ..wire import Bytes
 from ..wire.envelope import LOG_LEVELS, text
@@ -35,9 +36,11 @@ from .renamed import UPDATED, unknown
 
 logger: Final = logging.getLogger(__name__)
 
-Args = TypeVarTuple("Args")
 K = TypeVar("K")
 V = TypeVar("V")
+
+Rest: TypeAlias = Callable[[], Awaitable[None]]
+"""What is left to be done for a request, and has to wait for something."""
 
 MAX_REMEMBERED: Final = 1024
 """Tasks, and questions, of which is remembered whose they are; the oldest goes first."""
@@ -113,14 +116,16 @@ class Composite:
             )
             for member in launcher.members
         }
-        self._stands = [s for s in (m.stand for m in launcher.members) if s is not None]
-        self._lists = Lists(self.parts, self._send, hides=self._hides)
+        self._stands = [part for part in self.parts if part.member.stand is not None]
+        self._lists = Lists(self.parts, self._send, hides=self._is_hidden)
         self._is_over = False
         # Changes with what the client sends.
         self._inner: dict[Exchange, list[tuple[Part, Exchange]]] = {}
         """By those of the session that are in flight: what was sent for each so far."""
         self._works: dict[Exchange, Work] = {}
         """Of those in flight that something is waited for."""
+        self._waiting = WaitingRoom()
+        """Where they are."""
         self._tasks: OrderedDict[str, Part] = OrderedDict()
         """Of the era that has them, by id."""
         self._tokens: OrderedDict[bytes, tuple[Part, bytes]] = OrderedDict()
@@ -146,38 +151,29 @@ class Composite:
         elif method in KINDS or method == TASKS.method:
             self._list(exchange, KINDS.get(method, TASKS), params)
         elif (reference := reference_of(method, params)) is not None:
-            self._request_named(exchange, reference, params)
+            self._begin(exchange, self._request_named(exchange, reference, params))
         elif method == "logging/setLevel":
             self._set_level(exchange, params)
         elif method.startswith("tasks/"):
             self._request_task(exchange, params)
         elif len(self._parts) == 1:
-            self._request_of(self.parts[0], exchange, params)
+            self._begin(exchange, self._request_of(self.parts[0], exchange, params))
         else:
             exchange.settle(_NOBODYS)
 
-    def _begin(
-        self,
-        exchange: Exchange,
-        function: Callable[[Exchange, *Args], Awaitable[None]],
-        *args: *Args,
-    ) -> None:
-        """Work on a request in a task of its own; it is in flight from now on."""
+    def _begin(self, exchange: Exchange, rest: Rest | None) -> None:
+        """Do what is left to be done for a request, if anything is, in a task of its own; it is in
+        flight from now on."""
+        if rest is None or not self._waiting.enter(exchange):
+            return
         self._inner[exchange] = []
         work = self._works[exchange] = Work()
-        self._launcher.background.start(
-            self._work,
-            exchange,
-            work,
-            partial(function, exchange, *args),
-            context=exchange.context.copy(),
-        )
+        context = exchange.context.copy()
+        self._launcher.background.start(self._work, exchange, work, rest, context=context)
 
-    async def _work(
-        self, exchange: Exchange, work: Work, function: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def _work(self, exchange: Exchange, work: Work, rest: Rest) -> None:
         try:
-            await work.run(function)
+            await work.run(rest)
         except ProxyError as error:
             self._settle(exchange, Outcome(failure=error.with_traceback(None)))
         except Exception:  # a fault of ours with one request must not end all sessions
@@ -185,6 +181,7 @@ class Composite:
             self._settle(exchange, Outcome(failure=BackendGone("The request could not be served.")))
         finally:
             self._works.pop(exchange, None)
+            self._waiting.leave(exchange)
 
     def _settle(self, exchange: Exchange, outcome: Outcome) -> None:
         self._inner.pop(exchange, None)
@@ -197,68 +194,88 @@ class Composite:
         exchange: Exchange,
         reference: Reference,
         params: Bytes | None,
-        without: Part | None = None,
-    ) -> None:
-        """`without`: it is for another one, by whatever name."""
-        hidden = without is None and self._hides(*reference)
-        found = [] if hidden else self._candidates(reference, without)
+        by: Part | None = None,
+        ran: Collection[Part] = (),
+    ) -> Rest | None:
+        """Send a request about one component to the server that has it; return what is left to be
+        done for it, if that has to be found out, or is not there. `by`: whose name for it was used,
+        before this one. `ran`: those that were there when it came."""
+        found = self._candidates(reference, by)
         if not found:
-            exchange.settle(unknown(exchange, reference))
-        elif len(found) > 1 or found[0][0].names.must_list(reference.kind, found[0][1]):
-            self._begin(exchange, self._request_listed, reference, params, without)
-        else:
-            self._request_original(exchange, *found[0], params)
+            self._settle(exchange, unknown(exchange, reference))
+            return None
+        if len(found) > 1 or found[0][0].names.must_list(reference.kind, found[0][1]):
+            ran = ran or {part for part in self.parts if part.is_ready}
+            return partial(self._request_listed, exchange, reference, params, by, ran)
+        return self._request_original(exchange, *found[0], params, ran)
 
-    def _hides(self, kind: Component, name: str) -> bool:
-        return any(stand.hides(kind, name) for stand in self._stands)
-
-    def _candidates(
-        self, reference: Reference, without: Part | None = None
-    ) -> list[tuple[Part, str]]:
-        """Return whose it may be, and what it is called there."""
+    def _candidates(self, reference: Reference, by: Part | None = None) -> list[tuple[Part, str]]:
+        """Return whose it may be, and what it is called there. `by`: the one that has another name
+        for it, and knows of its own proxy alone."""
         found: list[tuple[Part, str]] = []
         for part in self._parts.values():
             original = part.names.original(reference.kind, reference.name)
-            if original is None or part is without:
+            if original is None or part is by or self._is_hidden(part, reference, by):
                 continue
             unsure = part.names.must_list(reference.kind, original)
             if unsure or part.names.shows(reference.kind, original):
                 found.append((part, original))
         return found
 
+    def _is_hidden(self, part: Part, reference: Reference, by: Part | None = None) -> bool:
+        """Return whether what a server may have is not there for whoever asks: a client, or one
+        that has another name for it, from which its own proxy hides nothing."""
+        if by is not None and not by.covers(part):
+            return True
+        return any(
+            stand.covers(part) and stand.hides(reference)
+            for stand in self._stands
+            if by is None or not stand.covers(by)
+        )
+
     async def _request_listed(
         self,
         exchange: Exchange,
         reference: Reference,
         params: Bytes | None,
-        without: Part | None,
+        by: Part | None,
+        ran: Collection[Part],
     ) -> None:
         """Find out by their lists which server has it; the one of the longest prefix if none. Of a
-        URI that is in no list those who have a template for it come first."""
-        ran = [part for part in self.parts if part.is_ready]
-        for part, original in self._candidates(reference, without):
+        URI that is in no list those who have a template for it come first.
+
+        Raises: ProxyError: one that would come first cannot say whether it has it.
+        """
+        failed: dict[Part, ProxyError] = {}
+        for part, original in self._candidates(reference, by):
             if not part.knows(reference.kind) or part.names.must_list(reference.kind, original):
-                await self._learn(exchange, part, reference.kind, params)
-        found = self._candidates(reference, without)
+                await self._learn(exchange, part, reference.kind, params, failed)
+        found = self._candidates(reference, by)
         having = [(p, original) for p, original in found if p.has(reference.kind, original)]
         untagged = [(p, o) for p, o in found if p.names.shows_unlisted(reference.kind, o)]
         untagged.sort(key=lambda each: -len(each[0].names.prefix))
         if not having and reference.kind is RESOURCES:
-            having = await self._with_template(exchange, untagged, params)
+            having = await self._with_template(exchange, untagged, params, failed)
+        _check_certain([part for part, _ in found], [part for part, _ in having], failed)
         likely = having or untagged
         if not likely:
             self._settle(exchange, unknown(exchange, reference))
         elif exchange.outcome is None:
-            part, original = likely[0]
-            self._request_original(exchange, part, original, params, ran=part in ran)
+            rest = self._request_original(exchange, *likely[0], params, ran)
+            if rest is not None:
+                await rest()
 
     async def _with_template(
-        self, exchange: Exchange, found: Sequence[tuple[Part, str]], params: Bytes | None
+        self,
+        exchange: Exchange,
+        found: Sequence[tuple[Part, str]],
+        params: Bytes | None,
+        failed: dict[Part, ProxyError],
     ) -> list[tuple[Part, str]]:
         """Return those who have a template that a URI may be made by."""
         for part, _ in found:
             if not part.knows(TEMPLATES):
-                await self._learn(exchange, part, TEMPLATES, params)
+                await self._learn(exchange, part, TEMPLATES, params, failed)
         return [
             (part, uri)
             for part, uri in found
@@ -266,13 +283,19 @@ class Composite:
         ]
 
     async def _learn(
-        self, exchange: Exchange, part: Part, kind: Component, params: Bytes | None
+        self,
+        exchange: Exchange,
+        part: Part,
+        kind: Component,
+        params: Bytes | None,
+        failed: dict[Part, ProxyError],
     ) -> None:
-        """List a server's components; if it cannot, it has none for now."""
+        """List a server's components, if it can."""
         try:
             await self._lists.of(exchange, part, kind, params)
         except ProxyError as error:
             logger.info("%s could not be listed: %s", part.name, error)
+            failed.setdefault(part, error)
 
     def _request_original(
         self,
@@ -280,39 +303,36 @@ class Composite:
         part: Part,
         original: str,
         params: Bytes | None,
-        *,
-        ran: bool = False,
-    ) -> None:
-        stand = part.member.stand
-        instead = None if stand is None else stand.instead(exchange.method, params)
-        other = None if instead is None else reference_of(exchange.method, instead)
-        if other is not None:
-            self._request_named(exchange, other, instead, without=part)
-            return
+        ran: Collection[Part],
+    ) -> Rest | None:
+        instead = part.instead(exchange.method, params, original)
+        if instead is not None:
+            return self._request_named(exchange, *instead, by=part, ran=ran)
         params = part.names.request(exchange.method, params, original)
         remembers = exchange.treatment.remembers
         if remembers is None or part.is_ready or client_of(exchange).holder is not None:
-            self._request_of(part, exchange, params, ran=ran)
-        else:  # the session's own: a server that nobody needs yet is told when it starts
-            part.memory.note(remembers, params, exchange.origin)
-            self._settle(exchange, _DONE)
+            return self._request_of(part, exchange, params, ran=part in ran)
+        # The session's own: a server that nobody needs yet is told when it starts.
+        part.memory.note(remembers, params, exchange.origin)
+        self._settle(exchange, _DONE)
+        return None
 
     def _request_task(self, exchange: Exchange, params: Bytes | None) -> None:
         part = self._tasks.get(text(wire.member(params, "taskId")) or "")
         if part is None:
             exchange.settle(_NO_TASK)
         else:
-            self._request_of(part, exchange, params)
+            self._begin(exchange, self._request_of(part, exchange, params))
 
     def _request_of(
         self, part: Part, exchange: Exchange, params: Bytes | None, *, ran: bool = False
-    ) -> None:
-        """Send a request to a server, at once where it is there. `ran`: it was when the request
-        came, of which more had to be found out since."""
+    ) -> Rest | None:
+        """Send a request to a server, at once where it is there; return what is left, if not.
+        `ran`: it was when the request came, of which more had to be found out since."""
         if part.is_ready and (not part.bereaved or not self._relies(exchange)):
             self._pass_on(part, exchange, params)
-        else:
-            self._begin(exchange, self._request_once_ready, part, params, ran)
+            return None
+        return partial(self._request_once_ready, exchange, part, params, ran)
 
     async def _request_once_ready(
         self, exchange: Exchange, part: Part, params: Bytes | None, ran: bool
@@ -365,7 +385,7 @@ class Composite:
         if wire.member(params, "cursor") is not None:  # all there is comes at once
             exchange.settle(_NO_CURSOR)
         else:
-            self._begin(exchange, self._list_all, kind, params)
+            self._begin(exchange, partial(self._list_all, exchange, kind, params))
 
     async def _list_all(self, exchange: Exchange, kind: Component, params: Bytes | None) -> None:
         result = await self._lists.together(exchange, kind, params)
@@ -382,7 +402,7 @@ class Composite:
             return
         for part in self.parts:
             part.memory.note(wire.Remembers.LOG_LEVEL, params)
-        self._begin(exchange, self._spread_level, params)
+        self._begin(exchange, partial(self._spread_level, exchange, params))
 
     async def _spread_level(self, exchange: Exchange, params: Bytes | None) -> None:
         async def tell(part: Part) -> None:
@@ -400,7 +420,7 @@ class Composite:
     def _open(self, exchange: Exchange) -> None:
         """Answer for all servers. Whoever asks on nobody's behalf wants to know for certain."""
         if is_nobodys(self.upstream):
-            self._begin(exchange, self._open_all)
+            self._begin(exchange, partial(self._open_all, exchange))
         else:
             exchange.settle(Outcome(result=self._introduced(exchange)))
 
@@ -461,13 +481,24 @@ class Composite:
         reference = reference_of(exchange.method, exchange.params)
         if reference is None:
             return None
-        kind = reference.kind
-        having = (
-            part
-            for part, original in self._candidates(reference)
-            if not part.knows(kind) or part.has(kind, original)
-        )
-        return next((part for part in having if part.bereaved), None)
+        part = self._likely(exchange.method, reference, exchange.params)
+        return part if part is not None and part.bereaved else None
+
+    def _likely(
+        self, method: str, reference: Reference, params: Bytes | None, by: Part | None = None
+    ) -> Part | None:
+        """Return which server a request is for, as far as that is known; of those that may have
+        what it is about, and were never listed, the first one that has lost its state."""
+        candidates = self._candidates(reference, by)
+        for part, original in candidates:
+            instead = part.instead(method, params, original)
+            if instead is not None:
+                return self._likely(method, *instead, by=part)
+            if part.has(reference.kind, original) or len(candidates) == 1:
+                return part
+            if part.bereaved and not part.knows(reference.kind):
+                return part
+        return None
 
     # -- from the servers --------------------------------------------------------------------------
 
@@ -524,6 +555,20 @@ class Composite:
             async with anyio.create_task_group() as tasks:
                 for part in self.parts:
                     tasks.start_soon(part.close)
+
+
+def _check_certain(
+    found: Sequence[Part], having: Sequence[Part], failed: Mapping[Part, ProxyError]
+) -> None:
+    """`found`: who may have something, the one that comes first in front. `having`: who has.
+
+    Raises: ProxyError: it may well be of one before that, which could not be listed.
+    """
+    for part in found:
+        if part in having:
+            return
+        if part in failed:
+            raise failed[part].fresh()
 
 
 def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:

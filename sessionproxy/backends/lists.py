@@ -6,7 +6,7 @@ take to start: one that cannot be had is named in the result instead. Neighbours
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import anyio
@@ -19,7 +19,7 @@ from ..core.exchange import Exchange, Outcome
 from ..errors import ProxyError
 from ..wire import Bytes
 from ..wire.envelope import text
-from .names import Kind, page_of
+from .names import Kind, Reference, page_of
 from .parts import Part
 
 logger: Final = logging.getLogger(__name__)
@@ -45,9 +45,10 @@ class Lists:
     """Of the servers of one session."""
 
     def __init__(
-        self, parts: Sequence[Part], send: Send, *, hides: Callable[[Kind, str], bool]
+        self, parts: Sequence[Part], send: Send, *, hides: Callable[[Part, Reference], bool]
     ) -> None:
-        """`hides`: tells what is to be in no list, by the name that it would have in front."""
+        """`hides`: tells what of a server is to be in no list, by the name that it would have in
+        front."""
         self._parts = parts
         self._send = send
         self._hides = hides
@@ -73,21 +74,22 @@ class Lists:
             raise none_of([failed[part] for part in self._parts])
         for part, error in failed.items():
             logger.warning("%s is missing from %s: %s", part.name, kind.method, error)
-        items = self._shown(kind, [i for part in self._parts for i in found.get(part, ())])
+        items = self._shown(kind, found)
         fields: dict[str, Bytes] = {kind.member: msgspec.json.encode(items)}
         if failed:
             reasons = {part.name: str(error) for part, error in failed.items()}
             fields["_meta"] = msgspec.json.encode({UNAVAILABLE_KEY: reasons})
         return wire.rebuilt(fields)
 
-    def _shown(self, kind: Kind, items: Sequence[Raw]) -> list[Raw]:
+    def _shown(self, kind: Kind, found: Mapping[Part, Sequence[Raw]]) -> list[Raw]:
         """Return the items; of two with one name the first, which is also the one that is used."""
-        found: dict[str, Raw] = {}
-        for item in items:
-            name = text(wire.member(item, kind.key)) or ""
-            if name not in found and not self._hides(kind, name):
-                found[name] = item
-        return list(found.values())
+        shown: dict[str, Raw] = {}
+        for part in self._parts:
+            for item in found.get(part, ()):
+                name = text(wire.member(item, kind.key)) or ""
+                if name not in shown and not self._hides(part, Reference(kind, name)):
+                    shown[name] = item
+        return list(shown.values())
 
     async def of(
         self, exchange: Exchange, part: Part, kind: Kind, params: Bytes | None

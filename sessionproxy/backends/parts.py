@@ -39,7 +39,7 @@ from ..errors import (
 )
 from ..wire import Bytes
 from .introduction import Welcome
-from .names import KINDS, Kind, Names
+from .names import KINDS, Kind, Names, Reference, reference_of
 
 logger: Final = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ _OVER: Final = (SessionState.ENDING, SessionState.CLOSED)
 
 
 class Stand(Protocol):
-    """A server that has names for what others of the same session have."""
+    """A server that has names for what others of the same proxy have. All names are those that the
+    proxy itself has for them, wherever it is mounted."""
 
     def instead(self, method: str, params: Bytes | None) -> Bytes | None:
         """Return the parameters of the request that another server is to be sent instead of this
@@ -73,7 +74,7 @@ class Stand(Protocol):
         ...
 
     def hides(self, kind: Kind, name: str) -> bool:
-        """Return whether nobody is to see or use what has this name in front, whosever it is."""
+        """Return whether nobody is to see or use what has this name, whosever it is."""
         ...
 
 
@@ -86,16 +87,29 @@ class Member:
     spares: SessionManager
     """Of its parts in what is no client's: they take up nobody's place."""
 
-    def __init__(self, name: str, names: Names, *, stand: Stand | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        names: Names,
+        *,
+        stand: Stand | None = None,
+        within: tuple[object, ...] = (),
+    ) -> None:
+        """`within`: the proxies that have it, the innermost first."""
         self.name = name
         self.names = names
         self.stand = stand
+        self._within = within
         self.capabilities: Mapping[str, Raw] | None = None
         """As it was met last, by whomever; None: it was not."""
         self._instructions: OrderedDict[str, str | None] = OrderedDict()
         """By owner: a server may well say there what is only for the one it speaks to."""
         self.failure: str | None = None
         """Why it could not be had when it was asked for last; None: it could."""
+
+    def covers(self, other: "Member") -> bool:
+        """Return whether another server is of the proxy that this one is of, or of one in that."""
+        return set(self._within[:1]) <= set(other._within)
 
     def met(self, owner: str, welcome: Welcome) -> None:
         """Take note of how it introduced itself. `owner`: to whom; empty: to nobody."""
@@ -263,6 +277,33 @@ class Part:
             await session.start.settled.wait()  # of one that was just waking
             await session.stopped.wait()
 
+    # -- what it has of others ---------------------------------------------------------------------
+
+    def covers(self, other: "Part") -> bool:
+        """Return whether what another one has may be had under names of this one's."""
+        return self.member.stand is not None and self.member.covers(other.member)
+
+    def hides(self, reference: Reference) -> bool:
+        """Return whether what has this name in front, of those that it covers, is not there for
+        anybody else."""
+        stand, name = self.member.stand, self.names.original(reference.kind, reference.name)
+        return stand is not None and name is not None and stand.hides(reference.kind, name)
+
+    def instead(
+        self, method: str, params: Bytes | None, original: str
+    ) -> tuple[Reference, Bytes] | None:
+        """Return what the request about `original` comes to that one of those that it covers is to
+        be sent, by the name in front; None: it is for this one."""
+        stand = self.member.stand
+        if stand is None:
+            return None
+        found = stand.instead(method, self.names.request(method, params, original))
+        about = reference_of(method, found)
+        if found is None or about is None:
+            return None
+        about = about._replace(name=self.names.public(about.kind, about.name))
+        return about, self.names.request(method, found, about.name) or found
+
     # -- what it has -------------------------------------------------------------------------------
 
     def offers(self, kind: Kind) -> bool:
@@ -317,10 +358,10 @@ class Part:
 
         Raises: BackendStartFailed: it was for another reason.
         """
-        self._listed[kind.method] = set()
         if wire.code_of(error) != METHOD_NOT_FOUND:
             told = error.decode(errors="replace")[:500]
             raise self._named(BackendStartFailed(f"it refused {kind.method}: {told}"))
+        self._listed[kind.method] = set()
 
     def in_front(self, method: str, outcome: Outcome) -> Outcome:
         """Return an answer of the server's as the client is to see it."""

@@ -238,12 +238,13 @@ class Proxy(Extended, Calls):
                 for each in found
             ]
         check_heeded(self._said, servers)
-        named = _named_apart(servers)
+        this = object()
+        named = [replace(each, within=(*each.within, this)) for each in _named_apart(servers)]
         together = len(named) > 1 or any(server.prefix for server in named)
         return Plan(
             servers=tuple(named),
             together=together,
-            each=len(named) == len(self._servers) and not self._hooks,
+            each=len(named) == len(self._servers) and not self._hooks and not _any_here(named),
             name=self.name,
             instructions=self.instructions,
         )
@@ -476,6 +477,11 @@ def _told(url: str, settings: Settings, transport: Transport) -> str:
 def _here(name: str, source: Source, settings: Settings) -> Planned:
     """Return what is code of the proxy's own: it takes up nobody's place."""
     return Planned(name=name, source=source, settings=settings, takes_place=False)
+
+
+def _any_here(servers: Sequence[Planned]) -> bool:
+    """Return whether a proxy among the targets has components, which stand before its servers."""
+    return not all(server.takes_place for server in servers)
 
 
 def _named_apart(servers: Sequence[Planned]) -> list[Planned]:

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from sessionproxy import ProxyClient
+from sessionproxy.core import waiting
 from sessionproxy.core.context import current_exchange
 from sessionproxy.core.exchange import Exchange
 from sessionproxy.core.hooks import CallNext, Request, Result
@@ -241,6 +242,54 @@ async def test_a_call_that_waits_for_a_start_can_be_cancelled() -> None:
             result = await modern.call(name="slow_do")
             assert result["structuredContent"]["count"] == 1
             assert len(proxy.processes()) == 2  # of the two clients
+
+
+async def test_a_call_that_is_cancelled_leaves_the_queue() -> None:
+    """DESIGN 7: also one whose server had to be found out by lists first."""
+    both = servers(a=listing(tools=["x"]), a_b=listing(tools=["c"]))
+    async with embedded(both, max_sessions=2) as proxy:
+        async with connect(proxy.url) as client, connect(proxy.url) as other:
+            await client.request("tools/list")
+            found, admission = part(proxy, "a_b"), proxy.app.running.admission
+            found.stop(StopReason.IDLE)
+            found.loss = None
+            await until(lambda: found.state is SessionState.ASLEEP)
+            await other.do(name="a_x")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(cancelled, client, 7, "a_b_c")
+                await until(lambda: admission.queued == 1)
+                await client.notify("notifications/cancelled", {"requestId": 7})
+            await until(lambda: admission.queued == 0)
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MAX_WAITING", 2), ("MAX_WAITING_BYTES", 2500)])
+async def test_what_waits_for_a_server_is_bounded(
+    bound: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 5.3, FAULTS F16: it fails, and was not executed; what is cancelled leaves room."""
+    monkeypatch.setattr(waiting, bound, most)
+    silent = scripted(initialize=[{"wait": "ever"}])
+    async with (
+        embedded(servers(silent=silent, other=SCRIPTED)) as proxy,
+        connect(proxy.url) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        (whole,) = proxy.manager.registry.awake()
+
+        async def wait(number: int) -> None:
+            call = calling(name="silent_do", fill="x" * 1000)
+            await client.request("tools/call", call, number=number)
+
+        for number in (2, 3):
+            tasks.start_soon(wait, number)
+        await until(lambda: whole.leases == 2)
+        refused = await call(client, "silent_do", fill="x" * 1000)
+        assert refused["_meta"][FAULT] == {"kind": "backend_busy", "outcome": "not_executed"}
+        await client.notify("notifications/cancelled", {"requestId": 3})
+        await until(lambda: whole.leases == 1)
+        tasks.start_soon(wait, 4)
+        await until(lambda: whole.leases == 2)
+        tasks.cancel_scope.cancel()
 
 
 # -- what cannot be had ----------------------------------------------------------------------------
@@ -497,7 +546,9 @@ async def test_a_loss_that_nobody_has_read_of_is_told_again() -> None:
 
 async def test_where_losses_are_annotated_the_note_names_the_server() -> None:
     """DESIGN 7, `on_loss`: the result runs, the note is added."""
-    async with embedded(two(), on_loss="annotate") as proxy, connect(proxy.url) as client:
+    both = servers(one=listing(tools=["another"]), two=SCRIPTED)
+    async with embedded(both, on_loss="annotate") as proxy, connect(proxy.url) as client:
+        await client.request("tools/list")
         await call(client, "one_do", {"exit": 1})
         noted = await call(client, "one_do")
         assert noted["_meta"]["sessionproxy/loss"]["server"] == "one"

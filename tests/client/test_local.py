@@ -11,6 +11,7 @@ from mcp.server.mcpserver import MCPServer
 
 from sessionproxy import (
     ConfigError,
+    Proxy,
     ProxyClient,
     ProxyPrompt,
     ProxyResource,
@@ -22,7 +23,8 @@ from sessionproxy import (
 from sessionproxy.backends.names import RESOURCES
 from sessionproxy.client.components import Component
 from sessionproxy.client.local import Components
-from tests.parity.rig import fronts, names_of, text_of, texts_of
+from tests.parity.rig import fronted, fronts, names_of, text_of, texts_of
+from tests.rig.http import connect
 
 State = dict[str, Any]
 
@@ -302,3 +304,112 @@ async def test_a_disabled_copy_hides_what_it_is_a_copy_of(state: State, mode: st
         assert await names_of(client) == ["count", "other"]
         assert text_of(await client.call_tool("count", {})) == "counted"
         assert texts_of(await client.read_resource("word://hi")) == ["hi"]
+
+
+def one_tool(name: str, answer: str) -> MCPServer[Any]:
+    server = MCPServer[Any](answer)
+    server.add_tool(lambda: answer, name=name)
+    return server
+
+
+async def with_copy(answer: str, state: State, **changes: object) -> tuple[Proxy, ProxyTool]:
+    """A proxy with a tool `do`, and a copy of that."""
+    made = create_proxy(one_tool("do", answer), **state)
+    async with made:
+        tool = await made.get_tool("do")
+    assert tool is not None
+    copy = tool.copy(**changes)
+    made.add_tool(copy)
+    return made, copy
+
+
+@pytest.mark.parametrize(("prefix", "hidden"), [("", "do"), ("m", "m_do"), ("do", "do_do")])
+async def test_a_disabled_copy_in_a_mounted_proxy_hides_its_own_original_alone(
+    state: State, prefix: str, hidden: str
+) -> None:
+    """PARITY 38: what the proxy around it has under that name stays."""
+    inner, copy = await with_copy("inner", state)
+    copy.disable()
+    outer = create_proxy(one_tool("do", "outer"), **state)
+    outer.mount(inner, prefix=prefix)
+    outer.mount(one_tool("more", "beside"), prefix="m")
+    async with fronts(outer) as client:
+        assert await names_of(client) == ["do", "m_more"]
+        assert text_of(await client.call_tool("do", {})) == "outer"
+        assert text_of(await client.call_tool("m_more", {})) == "beside"
+        if hidden != "do":
+            assert (await client.call_tool(hidden, {})).is_error  # of the outer one, which tries
+    copy.enable()
+    async with fronts(outer) as client:
+        assert sorted(await names_of(client)) == sorted({"do", "m_more", hidden})
+
+
+@pytest.mark.parametrize("prefixes", [("", ""), ("m", ""), ("", "n"), ("m", "n")])
+async def test_a_copy_in_a_mounted_proxy_runs_at_its_own_server(
+    state: State, prefixes: tuple[str, str]
+) -> None:
+    """PARITY 38: whatever the proxies around it have under the name that it has there; a copy of a
+    copy, too."""
+    inner, _ = await with_copy("inner", state, name="mine")
+    middle, _ = await with_copy("middle", state, name="other")
+    middle.mount(inner, prefix=prefixes[0])
+    first = "_".join(filter(None, (prefixes[0], "mine")))
+    async with middle:
+        tool = await middle.get_tool(first)
+    assert tool is not None
+    middle.add_tool(tool.copy(name="again"))
+    outer, _ = await with_copy("outer", state, name="third")
+    outer.mount(middle, prefix=prefixes[1])
+    told = {first: "inner", "again": "inner", "other": "middle", "do": "middle"}
+    async with fronts(outer) as client:
+        for name, answer in told.items():
+            name = "_".join(filter(None, (prefixes[1], name)))
+            answer = "outer" if name == "do" else answer
+            assert text_of(await client.call_tool(name, {})) == answer
+        assert text_of(await client.call_tool("third", {})) == "outer"
+
+
+class Reluctant(MCPServer[Any]):
+    """A server that refuses its first lists."""
+
+    refusals = 1
+
+    async def list_tools(self) -> list[Any]:
+        if self.refusals:
+            self.refusals -= 1
+            raise MCPError(-32000, "not ready yet")
+        return await super().list_tools()
+
+
+async def test_a_server_that_cannot_be_listed_now_is_not_passed_over(state: State) -> None:
+    """PARITY 24: what comes first has to be asked, or the one that it stands before would run."""
+    server = Reluctant("first")
+    server.add_tool(lambda: "first", name="do")
+    made = create_proxy(server, **state)
+    made.mount(one_tool("do", "second"))
+
+    @made.tool
+    def local() -> str:
+        return "local"
+
+    assert callable(local)
+    async with fronted(made) as url, connect(url) as client:
+        first, again = [await client.request("tools/call", {"name": "do"}) for _ in range(2)]
+        assert "refused tools/list" in first["result"]["content"][0]["text"]
+        assert first["result"]["_meta"]["sessionproxy/fault"]["outcome"] == "not_executed"
+        assert again["result"]["content"][0]["text"] == "first"
+
+
+async def test_a_server_that_is_down_is_not_taken_for_one_without_tools(state: State) -> None:
+    """PARITY 13: beside a local tool, which works on."""
+    made = create_proxy(["/bin/false"], **state)
+
+    @made.tool
+    def local() -> str:
+        return "local"
+
+    assert callable(local)
+    async with fronts(made) as client:
+        for name, told in (("do", "exit status 1"), ("local", "local")):
+            (block,) = (await client.call_tool(name, {})).content
+            assert told in getattr(block, "text", "")

@@ -503,7 +503,7 @@ async def test_servers_have_doors_of_their_own_only_where_nothing_stands_before_
     state: State,
 ) -> None:
     """Issue 5: `/servers/NAME/mcp` is for configurations; it goes around no hook and no component
-    of the proxy's own."""
+    of the proxy's own, or of one that is its target."""
 
     async def hook(request: Request, call_next: CallNext) -> Result:
         return await call_next(request)
@@ -521,7 +521,7 @@ async def test_servers_have_doors_of_their_own_only_where_nothing_stands_before_
     extended.tool(guard_nothing)
     mounting.mount(complete(), prefix="three")
     assert await status(made()) == 200
-    for proxy in (extended, mounting, made([hook])):
+    for proxy in (extended, mounting, made([hook]), create_proxy(extended, **state)):
         assert await status(proxy) == 404
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import anyio
 import mcp_types as types
@@ -29,7 +29,7 @@ from sessionproxy import (
 )
 from sessionproxy.client.components import Component
 from tests.rig.embedded import gone, lives, scripted
-from tests.rig.http import connect
+from tests.rig.http import calling, connect
 from tests.rig.sdk import FORM
 from tests.servers.tools import PNG
 
@@ -360,9 +360,9 @@ async def test_row_32_all_contents_of_a_resource_are_read(state: State) -> None:
         assert plain(await resource.read()) == READ
 
 
-async def uris_read(client: Client) -> list[str]:
+async def uris_read(client: Client, tool: str = "do") -> list[str]:
     """Return the URIs that the quick server behind was asked to read."""
-    told = facts_of(await client.call_tool("do", {"steps": [{"tells": "seen"}]}))
+    told = facts_of(await client.call_tool(tool, {"steps": [{"tells": "seen"}]}))
     return [m["params"]["uri"] for m in told["seen"] if m.get("method") == "resources/read"]
 
 
@@ -601,6 +601,97 @@ async def test_row_38_what_a_copy_asks_and_tells_comes_to_its_caller(
         steps = {"steps": [{"progress": 2}, {"ask": FORM}]}
         await client.call_tool("mine", steps, progress_callback=report)
         assert (asked, heard) == (["Who?"], [1, 2])
+
+
+@pytest.mark.parametrize("prefix", ["", "m"])
+async def test_row_38_a_copy_in_a_mounted_proxy_runs_in_its_callers_session(
+    prefix: str, state: State
+) -> None:
+    """PARITY 38, 59, DESIGN 5.1: of every kind; two users at once have a backend each, which is the
+    one that they have for all else of that proxy."""
+    inner = create_proxy(complete(), **state)
+    async with inner:
+        tool = await inner.get_tool("do")
+        resource = await inner.get_resource("note://one")
+        template = await inner.get_resource_template("note://{name}/{?page}")
+        prompt = await inner.get_prompt_component("greet")
+    assert tool is not None
+    assert resource is not None
+    assert template is not None
+    assert prompt is not None
+    inner.add_tool(tool.copy(name="mine"))
+    inner.add_resource(resource.copy(uri="mine://one"))
+    inner.add_template(template.copy(uri_template="my://{name}{?page}"))
+    inner.add_prompt(prompt.copy(name="hello"))
+    outer = create_proxy(MCPServer("empty"), **state)
+    outer.mount(inner, prefix=prefix)
+    head, path = (f"{prefix}_", f"{prefix}/") if prefix else ("", "")
+    pids: list[int] = []
+    async with fronted(outer) as url:
+        async with Client(url, mode="legacy") as one, Client(url, mode="legacy") as two:
+
+            async def use(client: Client) -> None:
+                own = facts_of(await client.call_tool(f"{head}do", {}))
+                steps: State = {"steps": [{"sleep": 0.2}]}
+                told = [facts_of(await client.call_tool(f"{head}mine", steps)) for _ in range(2)]
+                assert {each["pid"] for each in told} == {own["pid"]}
+                assert own["count"] < told[0]["count"] == told[1]["count"] - 1
+                pids.append(own["pid"])
+                assert texts_of(await client.read_resource(f"mine://{path}one")) == ["the first"]
+                assert await uris_read(client, f"{head}do") == ["note://one"]
+                await client.read_resource(f"my://{path}a%20b")
+                assert await uris_read(client, f"{head}do") == ["note://one", "note://a%20b/"]
+                assert (await client.get_prompt(f"{head}hello")).messages
+                ref = types.PromptReference(name=f"{head}hello")
+                completed = await client.complete(ref, {"name": "who", "value": "A"})
+                assert completed.completion.values == ["Ann"]
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(use, one)
+                tasks.start_soon(use, two)
+    assert len(set(pids)) == 2
+
+
+@pytest.mark.parametrize("on_loss", ["tell", "annotate"])
+async def test_row_38_a_loss_is_seen_through_a_copy(
+    on_loss: Literal["tell", "annotate"], state: State
+) -> None:
+    """PARITY 38, DESIGN 5.12: once, as by the name of what it is a copy of."""
+    made = create_proxy(complete(), on_loss=on_loss, **state)
+    async with made:
+        tool = await made.get_tool("do")
+    assert tool is not None
+    made.add_tool(tool.copy(name="mine"))
+    async with fronted(made) as url, connect(url) as client:
+        for dying, asking in (("mine", "mine"), ("do", "mine"), ("mine", "do")):
+            exits = calling({"exit": 1}, name=dying)
+            assert (await client.request("tools/call", exits))["result"]["isError"]
+            told = (await client.request("tools/call", calling(name=asking)))["result"]
+            if on_loss == "tell":
+                assert "was lost" in told["content"][0]["text"]
+                assert told["_meta"]["sessionproxy/fault"]["kind"] == "state_lost"
+            else:
+                assert "sessionproxy/loss" in told["_meta"]
+            after = (await client.request("tools/call", calling(name="mine")))["result"]
+            assert "_meta" not in after
+            assert after["structuredContent"]["pid"]
+
+
+async def test_row_38_a_resource_that_was_copied_can_be_subscribed_to(state: State) -> None:
+    """PARITY 38: the server is told, and what it says of the resource is heard."""
+    made = create_proxy(complete(), **state)
+    async with made:
+        resource = await made.get_resource("note://one")
+    assert resource is not None
+    made.add_resource(resource.copy(title="Better"))
+    about = {"uri": "note://one"}
+    async with fronted(made) as url, connect(url) as client:
+        await client.do()
+        for method in ("resources/subscribe", "resources/unsubscribe"):
+            assert "result" in await client.request(method, about)
+        seen = (await client.do({"tells": "seen"}))["seen"]
+        said = [m["method"] for m in seen if m.get("params", {}).get("uri") == about["uri"]]
+        assert said == ["resources/subscribe", "resources/unsubscribe"]
 
 
 async def test_row_38_a_copy_of_another_servers_tool_runs_there(state: State) -> None:
