@@ -22,6 +22,7 @@ from ..core.hooks import RequestFailed, current_request, request_of
 from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.reach import Scope, reaching
+from ..core.waiting import WaitingRoom
 from ..errors import BackendGone, Exit, ProxyError
 from ..plan import ONLY, Planned
 from ..wire import Bytes
@@ -200,6 +201,8 @@ class Provided(Between):
         """What each client's session is told of the client in front."""
         self._works: dict[Exchange, Work] = {}
         self._ended: dict[Exchange, Latch] = {}
+        self._waiting = WaitingRoom()
+        """Those whose client is not there yet."""
         self._shares: dict[SharedBackend, Part] = {}
         """By the backend of a client's."""
         self._closed = False
@@ -230,6 +233,8 @@ class Provided(Between):
             self._ended[exchange].set()
             exchange.settle(outcome)
 
+        if not self._waiting.enter(exchange):
+            return
         inner = instead_of(exchange, exchange.method, exchange.params, answered)
         self._inner[exchange] = inner
         self._ended[exchange] = Latch()
@@ -253,6 +258,7 @@ class Provided(Between):
             async with client.in_passing():
                 part = await self._part_of(client)
                 try:
+                    self._waiting.leave(exchange)
                     part.request(inner)
                     await self._ended[exchange].wait()
                 finally:
@@ -275,6 +281,7 @@ class Provided(Between):
             inner.settle(Outcome(failure=BackendGone("The request was cut off.")))
             self._works.pop(exchange, None)
             self._ended.pop(exchange, None)
+            self._waiting.leave(exchange)
 
     async def _part_of(self, client: ProxyClient) -> "Part":
         """Return what this session has of a client's.

@@ -2,7 +2,7 @@
 
 Where requests are posted one by one, or their client does not read, nothing else holds it up.
 Neighbours: `backends.composite` and `backends.hooked` have requests wait for servers and for hooks,
-`frontend.handshake_channel` for the session itself.
+`client.provider` for clients, `frontend.handshake_channel` for the session itself.
 """
 
 from typing import Final

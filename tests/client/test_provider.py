@@ -4,6 +4,7 @@ import asyncio  # noqa: TID251 - a task of a user's
 import gc
 import logging
 import weakref
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from sessionproxy import (
 )
 from sessionproxy.client.launching import Given
 from sessionproxy.client.provider import Provided
+from sessionproxy.core import waiting
 from sessionproxy.core.background import Background
 from sessionproxy.core.caller import UNHEARD, Nobody
 from sessionproxy.core.circuit import FAILURES
@@ -36,7 +38,7 @@ from sessionproxy.serve import protocol_of
 from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text_of
 from tests.rig.embedded import lives, processes_of, scripted, served, until
 from tests.rig.http import Client as Raw
-from tests.rig.http import connect, http
+from tests.rig.http import calling, connect, http
 from tests.rig.modern import Modern
 
 State = dict[str, Any]
@@ -224,6 +226,42 @@ async def test_a_factory_that_is_cancelled_by_what_it_waits_for_fails_the_one_re
                     assert not (await each.call_tool("do", {})).is_error
                     served.append("once more")
     assert len(served) == 2, "a proxy that ends so ends without an error"
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MAX_WAITING", 2), ("MAX_WAITING_BYTES", 2500)])
+async def test_what_waits_for_a_factory_is_bounded(
+    state: State, bound: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 5.3, FAULTS F16: what has its client does not count, nor what is over."""
+    monkeypatch.setattr(waiting, bound, most)
+    began: list[str] = []
+
+    async def factory() -> ProxyClient:
+        request = current_request.get()
+        if request is not None and request.name == "undo":
+            began.append(request.name)
+            await anyio.sleep_forever()
+        return client
+
+    def called(name: str, number: int) -> partial[Any]:
+        params = calling({"wait": "ever"}, name=name, fill="x" * 1000)
+        return partial(front.request, "tools/call", params, number=number)
+
+    async with ProxyClient(complete(), **state) as client:
+        proxy = create_proxy(ProxyProvider(factory), **state)
+        async with fronted(proxy) as url, connect(url) as front:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(called("do", 1))
+                await until(lambda: _in_flight(client) == 1)
+                for number in (2, 3):
+                    tasks.start_soon(called("undo", number))
+                await until(lambda: len(began) == 2)
+                refused = (await called("do", 4)())["result"]
+                assert refused["_meta"]["sessionproxy/fault"]["kind"] == "backend_busy"
+                await front.notify("notifications/cancelled", {"requestId": 2})
+                tasks.start_soon(called("undo", 5))
+                await until(lambda: len(began) == 3)
+                tasks.cancel_scope.cancel()
 
 
 async def test_a_call_that_is_given_up_is_cancelled_at_the_clients_server(state: State) -> None:
