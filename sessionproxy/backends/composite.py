@@ -24,7 +24,7 @@ from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Losing, Upstream
 from ..core.reach import Scope, keep_in
 from ..core.waiting import WaitingRoom
-from ..errors import BackendGone, ProxyError
+from ..errors import BackendError, BackendGone, ProxyError
 from ..wire import Bytes
 from ..wire.envelope import LOG_LEVELS, text
 from .introduction import Introduction
@@ -568,7 +568,10 @@ def _check_certain(
         if part in having:
             return
         if part in failed:
-            raise failed[part].fresh()
+            failure = failed[part].fresh()
+            if isinstance(failure, BackendError):
+                failure.executed = False  # whatever became of the list
+            raise failure
 
 
 def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:

@@ -295,6 +295,17 @@ async def test_what_waits_for_a_server_is_bounded(
 # -- what cannot be had ----------------------------------------------------------------------------
 
 
+async def test_a_call_that_may_be_for_a_server_whose_list_fails_is_not_executed() -> None:
+    """DESIGN 11: and is told why; names that can be no one's but another server's work."""
+    dies = scripted(on={"tools/list": [{"exit": 3}]})
+    both = servers(a=dies, a_b=listing(tools=["c"]), other=SCRIPTED)
+    async with embedded(both) as proxy, connect(proxy.url) as client:
+        failed = await call(client, "a_b_c")
+        assert text_of(failed) == "Server 'a': The backend ended: exit status 3."
+        assert failed["_meta"][FAULT]["outcome"] == "not_executed"
+        assert (await client.do(name="other_do"))["count"] == 1
+
+
 @pytest.mark.usefixtures("both_ways")
 async def test_a_server_that_is_down_is_named_and_the_others_are_there() -> None:
     """PARITY 13, 21: others list; a call fails with its name; `/readyz` shows it."""
