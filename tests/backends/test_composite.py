@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 import pytest
 
-from sessionproxy import ProxyClient
+from sessionproxy import ProxyClient, create_proxy
 from sessionproxy.core import waiting
 from sessionproxy.core.context import current_exchange
 from sessionproxy.core.exchange import Exchange
@@ -603,6 +603,18 @@ async def test_a_client_of_ours_is_told_of_a_servers_loss_once() -> None:
         with pytest.raises(ProxyError, match="Server 'a': Its state was lost"):
             await client.call_tool("a_do", {"steps": []})
         again = await client.call_tool("a_do", {"steps": []})
+        assert (again.structured_content or {})["count"] == 1
+
+
+async def test_a_client_of_ours_is_told_once_also_behind_a_hook() -> None:
+    """DESIGN 5.12: a hook has a name of its own for the tool."""
+    mapping = {name: {"command": SCRIPTED[0], "args": list(SCRIPTED[1:])} for name in ("one", "b")}
+    async with create_proxy({"mcpServers": mapping}, hooks=[renaming]) as made:
+        with pytest.raises(ProxyError, match="Server 'one': The backend ended"):
+            await made.call_tool("mine", {"steps": [{"exit": 1}]})
+        with pytest.raises(ProxyError, match="state was lost"):
+            await made.call_tool("mine", {"steps": []})
+        again = await made.call_tool("mine", {"steps": []})
         assert (again.structured_content or {})["count"] == 1
 
 
