@@ -9,7 +9,7 @@ puts their lists together; `assembly` puts the servers together.
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, Self, TypeAlias, TypeVar
@@ -244,7 +244,9 @@ class Composite:
         """Find out by their lists which server has it; the one of the longest prefix if none. Of a
         URI that is in no list those who have a template for it come first.
 
-        Raises: ProxyError: one that would come first cannot say whether it has it.
+        What nobody has is asked of one that could not be listed, if there is one.
+
+        Raises: ProxyError: one that comes before who has it cannot say whether it has it too.
         """
         failed: dict[Part, ProxyError] = {}
         for part, original in self._candidates(reference, by):
@@ -256,8 +258,10 @@ class Composite:
         untagged.sort(key=lambda each: -len(each[0].names.prefix))
         if not having and reference.kind is RESOURCES:
             having = await self._with_template(exchange, untagged, params, failed)
-        _check_certain([part for part, _ in found], [part for part, _ in having], failed)
-        likely = having or untagged
+        doubtful = _doubtful([part for part, _ in found], [part for part, _ in having], failed)
+        if doubtful is not None and (having or doubtful not in dict(untagged)):
+            raise _not_run(failed[doubtful])
+        likely = having or sorted(untagged, key=lambda each: each[0] is not doubtful)
         if not likely:
             self._settle(exchange, unknown(exchange, reference))
         elif exchange.outcome is None:
@@ -557,21 +561,22 @@ class Composite:
                     tasks.start_soon(part.close)
 
 
-def _check_certain(
-    found: Sequence[Part], having: Sequence[Part], failed: Mapping[Part, ProxyError]
-) -> None:
-    """`found`: who may have something, the one that comes first in front. `having`: who has.
+def _doubtful(
+    found: Sequence[Part], having: Sequence[Part], failed: Collection[Part]
+) -> Part | None:
+    """Return the one that could not be listed and comes before all who have something, so that it
+    may well be the one that is meant; None: there is none such. `found`: who may have it, the one
+    that comes first in front. `having`: who has."""
+    first = next((part for part in found if part in having or part in failed), None)
+    return None if first in having else first
 
-    Raises: ProxyError: it may well be of one before that, which could not be listed.
-    """
-    for part in found:
-        if part in having:
-            return
-        if part in failed:
-            failure = failed[part].fresh()
-            if isinstance(failure, BackendError):
-                failure.executed = False  # whatever became of the list
-            raise failure
+
+def _not_run(failure: ProxyError) -> ProxyError:
+    """Return the failure of a list as that of the request it was asked for."""
+    failure = failure.fresh()
+    if isinstance(failure, BackendError):
+        failure.executed = False
+    return failure
 
 
 def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:

@@ -24,6 +24,7 @@ from sessionproxy.backends.names import RESOURCES
 from sessionproxy.client.components import Component
 from sessionproxy.client.local import Components
 from tests.parity.rig import fronted, fronts, names_of, text_of, texts_of
+from tests.rig.embedded import scripted
 from tests.rig.http import connect
 
 State = dict[str, Any]
@@ -413,3 +414,30 @@ async def test_a_server_that_is_down_is_not_taken_for_one_without_tools(state: S
         for name, told in (("do", "exit status 1"), ("local", "local")):
             (block,) = (await client.call_tool(name, {})).content
             assert told in getattr(block, "text", "")
+
+
+async def test_a_server_that_lists_nothing_is_asked_for_what_nobody_has(
+    state: dict[str, Any],
+) -> None:
+    """PARITY 12: it refuses its lists, as it should not, and has what it does not list; that the
+    proxy has a tool of its own beside it is no reason not to ask it."""
+    refused = [{"replies": {"error": {"code": -32603, "message": "no lists here"}}}]
+    contents = {"contents": [{"uri": "note://one", "text": "the first"}]}
+    lists = ("tools/list", "resources/list", "resources/templates/list")
+    command = scripted(
+        on={
+            **dict.fromkeys(lists, refused),
+            "resources/read": [{"replies": {"result": contents}}],
+        }
+    )
+    made = create_proxy(command, **state)
+
+    @made.tool
+    def local() -> str:
+        return "local"
+
+    assert callable(local)
+    async with made:
+        assert texts_of(await made.read_resource("note://one")) == ["the first"]
+        assert (await made.call_tool("do", {})).structured_content is not None
+        assert text_of(await made.call_tool("local", {})) == "local"
