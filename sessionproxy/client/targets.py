@@ -166,12 +166,18 @@ def check_heeded(said: Iterable[str], servers: Sequence[Planned]) -> None:
     for name in said:
         if name in OF_COMMANDS and not _has(servers, Template):
             raise ConfigError(f"{name}: is for a command, and no server here is started by one")
+        if name == "forward_authorization" and not _all_are(servers, Template):
+            continue  # code in this process may have clients of its own, for whoever calls
         if name in OF_URLS and not _has(servers, Target):
             raise ConfigError(f"{name}: is for a server at a URL, and none here is")
 
 
 def _has(servers: Sequence[Planned], kind: type[object]) -> bool:
     return any(isinstance(server.source, kind) for server in servers)
+
+
+def _all_are(servers: Sequence[Planned], kind: type[object]) -> bool:
+    return all(isinstance(server.source, kind) for server in servers)
 
 
 def said_in(values: Mapping[str, object], settings: Settings) -> list[str]:

@@ -226,6 +226,8 @@ def test_what_counts_for_all_servers_is_heeded_by_one_when_it_starts() -> None:
     other = create_proxy(COMMAND, forward_authorization=True)
     with pytest.raises(ConfigError, match=f"^forward_authorization: {FOR_A_URL}"):
         other.run()
+    other.mount(MCPServer("may have clients of its own"))
+    assert len(other.plan().servers) == 2
     with pytest.raises(ConfigError, match=f"^memory_max: {FOR_A_COMMAND}"):
         ProxyClient(URL, memory_max=1 << 30)
 
