@@ -18,7 +18,7 @@ class Orders:
     """To stop, and then to do so at once."""
 
     def __init__(self) -> None:
-        self.stop = anyio.Event()
+        self.stop: anyio.Event = anyio.Event()
         """What is in flight may end first."""
         self._at_once = False
         self._running: Running | None = None

@@ -161,7 +161,7 @@ class ProxyResource(Component[types.Resource]):
     """A resource of a server."""
 
     KIND = "uri"
-    OWN = ("definition", "contents")
+    OWN: ClassVar[Sequence[str]] = ("definition", "contents")
 
     contents: "tuple[types.TextResourceContents | types.BlobResourceContents, ...] | None" = None
     """What it holds already; None: it is read when it is needed."""

@@ -112,11 +112,8 @@ class Extended:
         self._add(resource)
 
     def add_template(self, template: ProxyTemplate) -> None:
-        """Add a copy of a resource template.
-
-        Raises: ComponentIsMirrored: it is no copy; ConfigError: it has another form than its
-            server's, and not each URI of it is one there.
-        """
+        """Add a copy of a resource template. Raises: ComponentIsMirrored: it is no copy;
+        ConfigError: it has another form than its server's, and not each URI of it is one there."""
         self._add(template)
 
     def add_prompt(self, prompt: ProxyPrompt) -> None:
