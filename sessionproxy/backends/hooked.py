@@ -17,7 +17,7 @@ from .. import wire
 from ..core.background import Background, Work, of_the_users
 from ..core.between import Around, Between, instead_of
 from ..core.exchange import FAULTY, Exchange, Outcome
-from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result, request_of
+from ..core.hooks import CallNext, Request, RequestFailed, RequestHook, Result, Sender
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
 from ..core.reach import Scope, keep_in, reaching, same_request
@@ -79,7 +79,7 @@ class Hooked(Between):
         super().__init__(upstream)
         self._hooks = hooks
         self._background = background
-        self._identity = identity
+        self._sender = Sender.of(identity, label, upstream)
         self._label = label
         self.scope: Scope = Scope()
         """What hooks keep for this session, and what is behind them too."""
@@ -90,7 +90,7 @@ class Hooked(Between):
         """Those of which nothing was sent yet."""
 
     def request(self, exchange: Exchange) -> None:
-        request = request_of(exchange, self._identity, self._label, self.upstream)
+        request = self._sender.request(exchange)
         keep_in(exchange.context, self.scope)
         token = progress_token(exchange.params)
         context = exchange.context.copy()

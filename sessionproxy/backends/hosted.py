@@ -9,6 +9,7 @@ attribution is exact. Neighbours: `backends.memory` starts and stops it.
 import asyncio  # noqa: TID251 - only it knows whether a task is being cancelled behind a shield
 import logging
 import traceback
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -24,7 +25,7 @@ from .. import wire
 from ..core.background import of_the_users
 from ..core.context import inside
 from ..core.exchange import Exchange, Outcome
-from ..core.hooks import current_request, request_of
+from ..core.hooks import Sender, current_request
 from ..core.latch import Latch
 from ..core.ports import Identity, Upstream
 from ..core.reach import Scope, reaching
@@ -105,7 +106,7 @@ class Hosted:
         common with other runs."""
         self._factory = factory
         self._lifespans = lifespans
-        self._identity = identity
+        self._sender = Sender.of(identity, label, upstream)
         self._label = label
         self._upstream = upstream
         self.scope: Scope = Scope()
@@ -114,9 +115,10 @@ class Hosted:
         self._context = context
         self._relay: Relay
         self._scope = anyio.CancelScope()
-        self._letters, self._unread = anyio.create_memory_object_stream[Letter](float("inf"))
         # Changes with every message.
-        self._unread_messages = 0
+        self._letters: deque[Letter] = deque()
+        self._came = Latch()
+        """There is one, or there will be none."""
         self._unread_bytes = 0
         self._asked: dict[int, Exchange] = {}
         # Moves once.
@@ -138,24 +140,30 @@ class Hosted:
         if self._closing or self._over.is_set():
             return  # who waits for an answer is told by `ended`
         limit = MAX_UNREAD_REPLIES if kind is Kind.RESPONSE else MAX_UNREAD_MESSAGES
-        large = self._unread_messages and self._unread_bytes + len(message) > MAX_UNREAD
-        if large or self._unread_messages >= limit:
+        large = self._letters and self._unread_bytes + len(message) > MAX_UNREAD
+        if large or len(self._letters) >= limit:
             raise BackendBusy("The backend does not read its input; too much waits for it already.")
         context = copy_context() if exchange is None else exchange.context.copy()
         if exchange is not None:
             self._asked[exchange.backend_id] = exchange
             reaching(context, self._upstream, exchange, self.scope, exchange.client_token)
-            request = request_of(exchange, self._identity, self._label, self._upstream)
-            context.run(current_request.set, request)
-        self._unread_messages += 1
+            context.run(current_request.set, self._sender.request(exchange))
         self._unread_bytes += len(message)
         context.run(inside.set, self._context.get(inside, ()))
-        self._letters.send_nowait(Letter(message, kind, exchange, context))
+        self._letters.append(Letter(message, kind, exchange, context))
+        self._came.set()
 
     async def next_letter(self) -> Letter:
-        """Return the next one. Raises: anyio.EndOfStream: there will be none."""
-        letter = await self._unread.receive()
-        self._unread_messages -= 1
+        """Return the next one, at the earliest after a checkpoint. Raises: anyio.EndOfStream: there
+        will be none."""
+        await self._came.wait()
+        while not self._letters:
+            if self._closing or self._over.is_set():
+                raise anyio.EndOfStream
+            await self._came.wait()
+        letter = self._letters.popleft()
+        if not self._letters and not self._closing and not self._over.is_set():
+            self._came = Latch()
         self._unread_bytes -= len(letter.message)
         return letter
 
@@ -226,8 +234,9 @@ class Hosted:
             how = _exit_of(error)
             logger.error("session %s: its backend failed: %s", self._label, how, exc_info=error)
         finally:
-            self._unread.close()
+            self._letters.clear()
             self._over.set()
+            self._came.set()
             self._asked.clear()
             if not self._closing:
                 self._tell(how)
@@ -259,12 +268,12 @@ class Hosted:
         from its cancellation as well goes on: nothing within a process could end it.
         """
         self._closing = True
-        self._letters.close()
+        self._came.set()
         with anyio.move_on_after(grace + CANCEL_GRACE, shield=True) as scope:
             await self._ends_within(grace, hurry)
             self._scope.cancel()
             await self._over.wait()
-        self._unread.close()
+        self._letters.clear()
         if scope.cancelled_caught:
             logger.error("session %s: its backend does not heed its cancellation", self._label)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 import anyio
 
 from ..core.background import Background
+from ..core.hooks import Sender
 from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Upstream
 from ..core.reach import Scope
@@ -19,7 +20,7 @@ class Given(NamedTuple):
     """What such a backend is given by the session that it is of."""
 
     identity: Identity
-    label: str
+    sender: Sender
     upstream: Upstream
     opening: Opening
     scope: Scope
@@ -52,7 +53,8 @@ class HereLauncher(anyio.AsyncContextManagerMixin):
         self, identity: Identity, label: str, upstream: Upstream, opening: Opening
     ) -> AsyncGenerator[Backend]:
         async with Scope() as scope:
-            given = Given(identity, label, upstream, opening, scope, self._background)
+            sender = Sender.of(identity, label, upstream)
+            given = Given(identity, sender, upstream, opening, scope, self._background)
             async with self._begin(given) as backend:
                 yield backend
 

@@ -20,7 +20,7 @@ from ..backends.names import NAMED, PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind, 
 from ..config import ConfigError
 from ..core.background import Work, of_the_users
 from ..core.exchange import FAULTY, Exchange, Outcome
-from ..core.hooks import current_request, request_of
+from ..core.hooks import current_request
 from ..core.reach import reaching
 from ..errors import BackendGone, ProxyError
 from ..version import VERSION
@@ -282,8 +282,7 @@ class Local:
     def _context_of(self, exchange: Exchange) -> Context:
         token = progress_token(exchange.params)
         context, given = exchange.context.copy(), self._given
-        request = request_of(exchange, given.identity, given.label, given.upstream)
-        context.run(current_request.set, request)
+        context.run(current_request.set, given.sender.request(exchange))
         return reaching(context, given.upstream, exchange, given.scope, token)
 
     async def _run(self, exchange: Exchange, params: Bytes | None, work: Work) -> None:

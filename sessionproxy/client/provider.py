@@ -18,7 +18,7 @@ from ..config import Settings
 from ..core.background import Work, cut_off, of_the_users
 from ..core.between import Between, instead_of
 from ..core.exchange import Exchange, Outcome
-from ..core.hooks import RequestFailed, current_request, request_of
+from ..core.hooks import RequestFailed, current_request
 from ..core.latch import Latch
 from ..core.memory import Opening
 from ..core.reach import Scope, reaching
@@ -246,9 +246,7 @@ class Provided(Between):
         token = progress_token(exchange.params)
         context = exchange.context.copy()
         reaching(context, self.upstream, exchange, self._given.scope, token)
-        given = self._given
-        request = request_of(exchange, given.identity, given.label, given.upstream)
-        context.run(current_request.set, request)
+        context.run(current_request.set, self._given.sender.request(exchange))
         return context
 
     async def _work(self, exchange: Exchange, inner: Exchange, work: Work) -> None:

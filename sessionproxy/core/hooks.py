@@ -6,7 +6,7 @@ itself, change the answer, or let it be. Neighbours: `backends.hooked` runs hook
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import msgspec
 
@@ -78,15 +78,24 @@ class Request:
         )
 
 
-def request_of(exchange: Exchange, identity: Identity, label: str, upstream: Upstream) -> Request:
-    """Return a client's request as the user's code is to see it. `upstream`: of its backend."""
-    return Request(
-        exchange.method,
-        None if exchange.params is None else bytes(exchange.params),
-        server=identity.server,
-        owner=None if is_nobodys(upstream) else identity.owner,
-        session=label,
-    )
+class Sender(NamedTuple):
+    """What requests of one session say of whose they are, as `Request` has it."""
+
+    server: str
+    owner: str | None
+    session: str
+
+    @classmethod
+    def of(cls, identity: Identity, label: str, upstream: Upstream) -> Self:
+        """`upstream`: of the session's backend."""
+        return cls(identity.server, None if is_nobodys(upstream) else identity.owner, label)
+
+    def request(self, exchange: Exchange) -> Request:
+        """Return a client's request as the user's code is to see it."""
+        raw = None if exchange.params is None else bytes(exchange.params)
+        return Request(
+            exchange.method, raw, server=self.server, owner=self.owner, session=self.session
+        )
 
 
 class Result:

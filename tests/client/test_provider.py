@@ -31,6 +31,7 @@ from sessionproxy.core.background import Background
 from sessionproxy.core.caller import UNHEARD, Nobody
 from sessionproxy.core.circuit import FAILURES
 from sessionproxy.core.exchange import Exchange
+from sessionproxy.core.hooks import Sender
 from sessionproxy.core.memory import Opening
 from sessionproxy.core.ports import Identity
 from sessionproxy.core.reach import Scope
@@ -349,7 +350,9 @@ async def test_a_share_that_comes_when_its_session_ends_is_given_back(
         monkeypatch.setattr(tap, "_awake", awake)
         identity = Identity("default", "somebody", "key")
         opening = Opening(b'{"protocolVersion":"2025-11-25","capabilities":{}}')
-        given = Given(identity, "label", Nobody(), opening, Scope(), background)
+        given = Given(
+            identity, Sender.of(identity, "label", Nobody()), Nobody(), opening, Scope(), background
+        )
         async with Provided.of(ProxyProvider(lambda: client), given) as provided:
             provided.request(Exchange("tools/list", None, client_id=b"1", sink=UNHEARD))
             await anyio.wait_all_tasks_blocked()
