@@ -56,11 +56,8 @@ STANDALONE: Final = 0
 class Event(NamedTuple):
     number: int
     message: Outbound
-
-    @property
-    def weight(self) -> int:
-        """Bytes in memory, about."""
-        return EVENT_BYTES + len(self.message.data)
+    weight: int
+    """Bytes in memory, about."""
 
 
 class EventStream:
@@ -139,11 +136,11 @@ class EventStream:
 
     def _append(self, message: Outbound) -> None:
         self._last += 1
-        event = Event(self._last, message)
-        self._pending.append(event)
-        self._pending_size += event.weight
+        weight = EVENT_BYTES + len(message.data)
+        self._pending.append(Event(self._last, message, weight))
+        self._pending_size += weight
         if message.droppable:
-            self._droppable += event.weight
+            self._droppable += weight
         self._trim()
         self._wake()
 
@@ -298,9 +295,12 @@ class EventStream:
 
     def _trim(self) -> None:
         """Forget the oldest of what is kept for resuming, as far as it is too much."""
-        surplus = max(0, len(self._kept) - KEPT_EVENTS)
-        size = sum(event.weight for event in self._kept[:surplus])
+        surplus = len(self._kept) - KEPT_EVENTS
         room = KEPT_BYTES - self._pending_size
+        if surplus <= 0 and self._kept_size <= room:
+            return  # as nearly always: this is done for every message
+        surplus = max(0, surplus)
+        size = sum(event.weight for event in self._kept[:surplus])
         while surplus < len(self._kept) and self._kept_size - size > room:
             size += self._kept[surplus].weight
             surplus += 1
