@@ -201,7 +201,7 @@ class ProxyApp:
         servers = {member.name: member.facts() for member in running.members}
         return {
             **({"backends": backends} if shared else {}),
-            **({"servers": servers} if servers else {}),
+            **({"servers": servers} if servers else running.routes[0].about),
             "containment": self.containment.name,
             "orphans": self.containment.orphans,
             "dropped": dict(self.tally),

@@ -218,7 +218,9 @@ class Assembly:
     # -- several servers as one --------------------------------------------------------------------
 
     async def _member(self, held: AsyncExitStack, route: Route, admission: Admission) -> Member:
-        member = Member(route.name, route.names, stand=route.stand, within=route.within)
+        member = Member(
+            route.name, route.names, stand=route.stand, within=route.within, about=route.about
+        )
         member.manager = self._parts(route, place_of(route, admission))
         member.spares = self._parts(route, None)
         for manager in (member.manager, member.spares):

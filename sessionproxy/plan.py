@@ -94,6 +94,16 @@ class Planned:
     within: tuple[object, ...] = ()
     """The proxies that have it, the innermost first: an object for each of them, and another one
     each time that it is mounted."""
+    description: str | None = None
+    """What a configuration says that it is, for people and models."""
+    icon: str | None = None
+    """Where a configuration says that its icon is, for people."""
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What a configuration tells of it, as `/readyz` shows it."""
+        told = {"description": self.description, "icon": self.icon}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +273,15 @@ def planned_from(settings: Settings, server: Server, *, prefix: str) -> Planned:
         source = _configured_source(own, server)
     except ConfigError as error:
         raise ConfigError(f"{server.where}: {error}") from None
-    return Planned(name=server.name, source=source, settings=own, prefix=prefix, rules=server.rules)
+    return Planned(
+        name=server.name,
+        source=source,
+        settings=own,
+        prefix=prefix,
+        rules=server.rules,
+        description=server.description,
+        icon=server.icon,
+    )
 
 
 def _configured_source(settings: Settings, server: Server) -> Source:

@@ -98,6 +98,7 @@ class Route(anyio.AsyncContextManagerMixin):
         source = planned.source
         self.stand: Stand | None = source if isinstance(source, StandsIn) else None
         self.within: tuple[object, ...] = planned.within
+        self.about: Mapping[str, str] = planned.about
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:

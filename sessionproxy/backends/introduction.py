@@ -43,6 +43,11 @@ class Introduced(Protocol):
     def name(self) -> str: ...
 
     @property
+    def description(self) -> str | None:
+        """What the operator says that it is."""
+        ...
+
+    @property
     def welcome(self) -> Welcome | None:
         """None: it was not met yet."""
         ...
@@ -52,7 +57,7 @@ class Introduction:
     """Of all of them."""
 
     def __init__(self, name: str, version: str, instructions: str | None = None) -> None:
-        """`instructions`: instead of the servers' own."""
+        """`instructions`: instead of what the servers say, and what is said of them."""
         self._server = msgspec.json.encode({"name": name, "version": version})
         self._instructions = instructions
 
@@ -81,11 +86,7 @@ class Introduction:
     def _with_instructions(
         self, fields: dict[str, Bytes], servers: Sequence[Introduced]
     ) -> dict[str, Bytes]:
-        told = self._instructions or "\n\n".join(
-            f"# {server.name}\n\n{server.welcome.instructions}"
-            for server in servers
-            if server.welcome is not None and server.welcome.instructions
-        )
+        told = self._instructions or "\n\n".join(filter(None, map(_told_of, servers)))
         return {**fields, "instructions": msgspec.json.encode(told)} if told else fields
 
     def _capabilities(self, servers: Sequence[Introduced]) -> bytes:
@@ -96,6 +97,13 @@ class Introduction:
             for name, value in declared.items():
                 found[name] = _either(found[name], value) if name in found else value
         return wire.rebuilt(found)
+
+
+def _told_of(server: Introduced) -> str | None:
+    """Return what there is to be told of a server; None: nothing."""
+    own = None if server.welcome is None else server.welcome.instructions
+    told = [said for said in (server.description, own) if said]
+    return "\n\n".join([f"# {server.name}", *told]) if told else None
 
 
 def _either(one: Raw, other: Raw) -> Raw:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from math import ceil
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import anyio
@@ -94,12 +95,15 @@ class Member:
         *,
         stand: Stand | None = None,
         within: tuple[object, ...] = (),
+        about: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`within`: the proxies that have it, the innermost first."""
+        """`within`: the proxies that have it, the innermost first. `about`: what `/readyz` shows of
+        it besides; its `description` is for clients, too."""
         self.name = name
         self.names = names
         self.stand = stand
         self._within = within
+        self.about: Mapping[str, str] = about
         self.capabilities: Mapping[str, Raw] | None = None
         """As it was met last, by whomever; None: it was not."""
         self._instructions: OrderedDict[str, str | None] = OrderedDict()
@@ -134,7 +138,7 @@ class Member:
             state = "down"
         else:
             state = "up" if self.capabilities is not None else "not met yet"
-        return {"status": state, "sessions": len(self.manager.registry)}
+        return {"status": state, "sessions": len(self.manager.registry), **self.about}
 
 
 class Whole(Protocol):
@@ -201,6 +205,10 @@ class Part:
     @property
     def names(self) -> Names:
         return self.member.names
+
+    @property
+    def description(self) -> str | None:
+        return self.member.about.get("description")
 
     @property
     def welcome(self) -> Welcome | None:

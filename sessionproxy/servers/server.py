@@ -63,9 +63,9 @@ class Server:
     call_timeout: float | None = None
     """Seconds; 0: no limit. None: as for all servers."""
     description: str | None = None
-    """For people."""
+    """What it is, for people and models: in `/readyz`, and in `instructions` of several servers."""
     icon: str | None = None
-    """For people: a URL."""
+    """Where its icon is, for people: in `/readyz`."""
     rules: Rules = field(default_factory=Rules)
     """What of it is shown, and under which names."""
     extra: Mapping[str, object] = field(default_factory=dict[str, object])

@@ -114,8 +114,16 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(ge=0)] | None,
         Meta(description="The same in seconds; give one of them."),
     ] = None
-    description: Annotated[str | None, Meta(description="What it is, for people.")] = None
-    icon: Annotated[str | None, Meta(description="Path or URL of its icon.")] = None
+    description: Annotated[
+        str | None,
+        Meta(
+            description="What it is, for people and models: in /readyz, and in the instructions "
+            "of several servers."
+        ),
+    ] = None
+    icon: Annotated[
+        str | None, Meta(description="Path or URL of its icon, for people: in /readyz.")
+    ] = None
     disabled: Annotated[bool | None, Meta(description="true leaves the server out.")] = None
     enabled: Annotated[bool | None, Meta(description="false leaves the server out.")] = None
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import urljoin
 
 import anyio
 import httpx2
@@ -821,8 +822,8 @@ async def test_row_14_tools_are_renamed_hidden_and_filtered_by_the_configuration
 
 
 async def test_row_15_every_field_of_a_server_has_an_effect(state: State, tmp_path: Path) -> None:
-    """PARITY 15: env, cwd, timeout (milliseconds); headers and auth; description and icon are
-    there to be asked for, and so is what nobody here knows."""
+    """PARITY 15: env, cwd, timeout (milliseconds); headers and auth; what nobody here knows is
+    there to be asked for."""
     async with upstream() as server:
         target: dict[str, Any] = {
             "here": server_of(complete(), env={"OWN": "1"}, cwd=str(tmp_path), timeout=1000),
@@ -843,6 +844,26 @@ async def test_row_15_every_field_of_a_server_has_an_effect(state: State, tmp_pa
         {"a": {"command": "x", "description": "What", "icon": "i.png", "x-own": [1]}}
     ).servers
     assert (read.description, read.icon, read.extra) == ("What", "i.png", {"x-own": [1]})
+
+
+async def test_row_15_description_and_icon_are_told_to_who_asks(state: State) -> None:
+    """PARITY 15: people find both in `/readyz`; models find the description among instructions."""
+    known = server_of(complete(), description="All there is.", icon="i.png")
+    about = {"description": "All there is.", "icon": "i.png"}
+    async with httpx2.AsyncClient() as browser:
+        async with fronted(create_proxy({"a": known, "b": server_of(complete())}, **state)) as url:
+            ready = (await browser.get(urljoin(url, "/readyz"))).json()["servers"]
+            assert ready == {"a": {**ready["b"], **about}, "b": ready["b"]}
+            assert not about.keys() & ready["b"].keys()
+            async with Client(url, mode="legacy") as client:
+                assert client.instructions == "# a\n\nAll there is."
+                await client.list_tools()
+            async with Client(url, mode="legacy") as client:
+                told = ("# a", "All there is.", "Do as you are told.", "# b", "Do as you are told.")
+                assert client.instructions == "\n\n".join(told)
+        async with fronted(create_proxy({"a": known}, **state)) as url:
+            ready = (await browser.get(urljoin(url, "/readyz"))).json()
+            assert {name: ready[name] for name in about} == about
 
 
 @pytest.mark.parametrize(
