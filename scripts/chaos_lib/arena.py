@@ -4,14 +4,16 @@ All its lives have one port and one state directory. Neighbours: `callers` call 
 to it and to them; `cli` opens it.
 """
 
+import json
 import math
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
+from zlib import crc32
 
 import anyio
 import anyio.to_thread
@@ -64,6 +66,12 @@ class Setting:
     max_line: int = 1 << 20
     containment: str = ""
     strict: bool = False
+    servers: tuple[str, ...] = ()
+    """Their names, where there are several behind each session; empty: there is one."""
+
+    def server_of(self, name: str) -> str:
+        """Return the server that a caller of this name calls; empty: the only one."""
+        return self.servers[hash_of(name) % len(self.servers)] if self.servers else ""
 
     @property
     def flags(self) -> list[str]:
@@ -72,7 +80,8 @@ class Setting:
             "drain_timeout", "max_body", "max_line",
         )  # fmt: skip
         given = {name: getattr(self, name) for name in names}
-        given |= {"max_sessions": self.sessions + self.spare, "keepalive": 1, "session_ttl": 120}
+        places = (self.sessions + self.spare) * max(1, len(self.servers))
+        given |= {"max_sessions": places, "keepalive": 1, "session_ttl": 120}
         if self.containment:
             given["containment"] = self.containment
         return [w for n, v in given.items() for w in (f"--{n.replace('_', '-')}", str(v))]
@@ -124,6 +133,8 @@ class Arena:
         self.lives = 0
         self.going: Counter[str] = Counter()
         """Kinds of harm that are being done."""
+        self.of_backends: frozenset[str] = frozenset()
+        """Kinds of harm that are one backend's, and nobody else's business."""
         self.up = anyio.Event()
         """Set while a proxy can be called."""
         self.quiet_since = math.inf
@@ -163,7 +174,7 @@ class Arena:
         told_backends = ("--env", f"TESTS_LEDGER={self.record.ledger}")
         who = ("--token-file", str(self.tokens.path))
         flags = (*self.setting.flags, *who, *told_backends, "--port", str(self._port))
-        starting = proxy(scripted(), *flags, state_dir=self.state_dir)
+        starting = proxy(*self._command(), *flags, state_dir=self.state_dir)
         self.proxy = await self._life.enter_async_context(starting)
         self._port = self.proxy.port
         self.lives += 1
@@ -171,6 +182,17 @@ class Arena:
         self._warm = None
         self._descriptors = Resources.of(self.proxy.process.pid).descriptors
         self.up.set()
+
+    def _command(self) -> tuple[Sequence[str], *tuple[str, ...]]:
+        """Return the command that is fronted; none, and an option, where there are several."""
+        command, *arguments = scripted()
+        if not self.setting.servers:
+            return ((command, *arguments),)
+        server = {"command": command, "args": arguments}
+        servers = {"mcpServers": dict.fromkeys(self.setting.servers, server)}
+        path = self.state_dir.with_name("servers.json")
+        path.write_text(json.dumps(servers), encoding="utf-8")
+        return ((), "--config", str(path))
 
     async def end(self, *signals: signal.Signals, within: float) -> int:
         """Send these signals, and wait for its end and that of its backends; return its status."""
@@ -264,6 +286,11 @@ class Arena:
 
     async def _in_thread(self, look: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(look, limiter=self._looking)
+
+
+def hash_of(name: str) -> int:
+    """Return the same number for a name each time."""
+    return crc32(name.encode())
 
 
 def _is_script(process: psutil.Process) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 import httpx2
 
-from tests.rig.history import FAULT, Entry
+from tests.rig.history import FAULT, Entry, Outcome
 from tests.rig.http import EndOfStream, Json, calling
 from tests.rig.recorded import Recorded, marked
 
@@ -85,11 +85,15 @@ class AnyCaller(ABC):
     def __init__(self, name: str, arena: Arena, rng: random.Random) -> None:
         self.name = name
         self.arena = arena
+        self.server = arena.setting.server_of(name)
+        """The one of several that it calls; empty: there is one."""
         self.turn = anyio.Lock()
         self.calls = 0
         self.told = 0
         self.latencies: deque[Latency] = deque(maxlen=2000)
         """Of the calls that were made while nothing was done to this caller or to the proxy."""
+        self.harm = ""
+        """The kind that is being done through it."""
         self._random = rng
         self._answered_at = -1.0
 
@@ -127,6 +131,15 @@ class AnyCaller(ABC):
         return ()
 
     # -- one call ----------------------------------------------------------------------------------
+
+    def calling(self, *steps: Json, **more: object) -> Json:
+        """The params of a call that takes `steps` at its server."""
+        return {**calling(*steps, **more), "name": self.tool}
+
+    @property
+    def tool(self) -> str:
+        """What it calls, as it is in front."""
+        return f"{self.server}_do" if self.server else "do"
 
     async def call(self, *steps: Json, number: object = 1, patiently: bool = True) -> Answer:
         """Have the backend take `steps`; return how it went.
@@ -210,7 +223,7 @@ class Caller(AnyCaller):
                 if opened.status != 200:
                     return opened
             began = anyio.current_time()
-            params = calling(*steps, echo=echo)
+            params = self.calling(*steps, echo=echo)
             async with self.client.open("tools/call", params, number=number) as incoming:
                 if incoming.status == 404:
                     self.client.id = ""
@@ -256,6 +269,41 @@ class Caller(AnyCaller):
         token = f"{self.client.session}-{secrets.token_hex(4)}"
         entry = self.client.history.sent(self.client.session, "tools/call", token)
         entry.left = True
-        params = marked(calling(*steps), token)
+        params = marked(self.calling(*steps), token)
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         return entry, message
+
+
+class Guest(Caller):
+    """Calls another server of a caller's session, while harm is done to that caller's own server or
+    to none: its calls keep the session from being idle."""
+
+    def __init__(self, host: Caller, server: str, pool: httpx2.AsyncClient) -> None:
+        super().__init__(host.name, host.arena, pool, random.Random(f"{host.name}@{server}"))
+        self.server = server
+        self._host = host
+        self._met = ""
+
+    async def _call_once(self) -> None:
+        id, harm = self._host.client.id, self._host.harm
+        if harm and harm not in self.arena.of_backends:
+            return
+        answer = await self._try((), 1)
+        same = id and id == self._host.client.id and harm == self._host.harm
+        if same and harm in self.arena.of_backends and not answer.ok:
+            self.arena.record.is_wrong(f"{self.name}: {harm} at its other server: {answer}")
+
+    async def _try(self, steps: tuple[Json, ...], number: object) -> Answer:
+        self.client.id = self._host.client.id
+        if not self.client.id:
+            return Answer(503)
+        self.client.session = f"{self._host.client.session}@{self.server}"
+        if self.client.session != self._met:  # its server is told what the host has begun with
+            self._met = self.client.session
+            history = self.client.history
+            history.finished(history.sent(self._met, "initialize"), Outcome.RESULT)
+        try:
+            return await super()._try(steps, number)
+        except Unexpected as error:
+            self.arena.record.is_wrong(f"{self.name} at {self.server}: {error}")
+            return Answer(0)

@@ -24,7 +24,7 @@ from tests.rig.http import http
 
 from . import of_backends, of_clients, of_moderns, of_proxies
 from .arena import Arena, Setting
-from .callers import PATIENCE, PAUSE, AnyCaller, Caller, Latency, Unexpected
+from .callers import PATIENCE, PAUSE, AnyCaller, Caller, Guest, Latency, Unexpected
 from .kinds import ALONE, EITHER, HANDSHAKE, MODERN, Turns
 from .moderns import ModernCaller
 from .record import Record
@@ -59,6 +59,7 @@ class Options(argparse.Namespace):
     strict: bool
     resume: str
     containment: str
+    servers: int
 
 
 def parse() -> Options:
@@ -81,6 +82,10 @@ def parse() -> Options:
         help="keep the history in FILE, or go on with the one that is there",
     )  # fmt: skip
     parser.add_argument("--containment", default="", metavar="RUNG")
+    parser.add_argument(
+        "--servers", type=int, default=1, metavar="N",
+        help="behind each session; what is done to one of them must not be felt at the others",
+    )  # fmt: skip
     return parser.parse_args(namespace=Options())
 
 
@@ -131,14 +136,23 @@ class Chaos:
         self._record = record
         self._random = random.Random(f"{options.seed}/{record.runs}")
         setting = Setting(
-            sessions=options.sessions, strict=options.strict, containment=options.containment
+            sessions=options.sessions,
+            strict=options.strict,
+            containment=options.containment,
+            servers=tuple(f"s{n}" for n in range(options.servers)) if options.servers > 1 else (),
         )
         run = record.runs
         self._handshake = [f"c{run}-{n}" for n in range((options.sessions + 1) // 2)]
         self._modern = [f"m{run}-{n}" for n in range(options.sessions // 2)]
         tokens = Tokens(directory / "tokens", (*self._handshake, *self._modern))
         self._arena = Arena(setting, directory / "s", record, tokens)
+        self._arena.of_backends = frozenset(
+            kind
+            for kind, harm in EITHER.items()
+            if harm.__module__ == of_backends.__name__ and "session" not in kind
+        )
         self._callers: list[AnyCaller] = []
+        self._guests: list[Guest] = []
         self._turns = Turns()
         self._slots = anyio.Semaphore(AT_ONCE_STRICTLY if options.strict else AT_ONCE)
         self._usual: list[float] = []
@@ -161,6 +175,9 @@ class Chaos:
             for name in names:
                 rng = random.Random(self._random.random())
                 self._callers.append(kind(name, self._arena, pool, rng))
+        hosts = [caller for caller in self._callers if isinstance(caller, Caller)]
+        for server in self._arena.setting.servers:
+            self._guests += [Guest(host, server, pool) for host in hosts if host.server != server]
         async with anyio.create_task_group() as tasks:
             for service in (self._record.keep_on, self._arena.watch, self._report):
                 tasks.start_soon(service)
@@ -170,12 +187,15 @@ class Chaos:
                     calling.start_soon(caller.go_on, max(0.2, PAUSE * count / 100))
                     if isinstance(caller, ModernCaller):
                         calling.start_soon(caller.listens_on)
+                for guest in self._guests:
+                    calling.start_soon(guest.go_on, max(0.2, PAUSE * count / 100))
                 await anyio.sleep(min(CALM + count * 0.1, self._options.minutes * 60 / 4))
                 self._usual = [latency.seconds for latency in self._latencies()]
                 for caller in self._callers:
                     caller.latencies.clear()
                 await self._harm()
-                for caller in self._callers:  # what is between two rounds would be waited for
+                # What is between two rounds would be waited for.
+                for caller in (*self._callers, *self._guests):
                     await caller.turn.acquire()
                 calling.cancel_scope.cancel()
             tasks.cancel_scope.cancel()
@@ -226,12 +246,14 @@ class Chaos:
         victim = self._victim(kind)
         async with victim.turn:
             self._arena.going += Counter([kind])
+            victim.harm = kind
             try:
                 await self._harm_through(victim, kind)
             except Exception as error:  # noqa: BLE001 - told in the verdict
                 self._record.is_wrong(f"{kind} through {victim.name}: {told_of(error)}")
             finally:
                 self._arena.going -= Counter([kind])
+                victim.harm = ""
         self._record.done(kind)
 
     def _victim(self, kind: str) -> AnyCaller:

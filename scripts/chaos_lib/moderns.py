@@ -12,14 +12,14 @@ from typing import Final
 import anyio
 import httpx2
 
-from tests.rig.http import EndOfStream, Json, calling
+from tests.rig.http import EndOfStream, Json
 from tests.rig.recorded_modern import FORM, RecordedModern
 
 from .arena import Arena
 from .callers import AGAIN, Answer, AnyCaller, Unexpected, expect
 
 URI: Final = "test://watched"
-"""What they listen for."""
+"""What they listen for, as its server has it."""
 
 
 class ModernCaller(AnyCaller):
@@ -44,6 +44,11 @@ class ModernCaller(AnyCaller):
         self._begun = (0, 0)
         """The life of the proxy, and which of ours, in which its conversation began."""
 
+    @property
+    def watched(self) -> str:
+        """What it listens for."""
+        return URI.replace("://", f"://{self.server}/") if self.server else URI
+
     def steps(self) -> tuple[Json, ...]:
         """Every fifth call is asked something, every tenth several things at once."""
         at = self._random.random()
@@ -57,7 +62,7 @@ class ModernCaller(AnyCaller):
             await self.arena.up.wait()
             self._begin()
             try:
-                async with self.client.listens(URI) as stream:
+                async with self.client.listens(self.watched) as stream:
                     if stream.status == 200:
                         async for _ in stream:
                             self.heard += 1
@@ -70,7 +75,7 @@ class ModernCaller(AnyCaller):
         self._begin()
         began = anyio.current_time()
         try:
-            status, message = await self.client.ask(calling(*steps, echo=echo))
+            status, message = await self.client.ask(self.calling(*steps, echo=echo))
         except TimeoutError:
             raise Unexpected("no answer in time") from None
         except (httpx2.TransportError, EndOfStream) as error:

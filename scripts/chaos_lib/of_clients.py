@@ -96,7 +96,7 @@ async def _through_a_bad_line(arena: Arena, victim: Caller, what: str) -> None:
         async def call() -> None:
             with anyio.move_on_after(6 * HERE):
                 try:
-                    await client.do({"sleep": HERE}, {"progress": 3})
+                    await client.do({"sleep": HERE}, {"progress": 3}, name=victim.tool)
                 except httpx2.TransportError:
                     pass
 
@@ -122,7 +122,8 @@ async def has_a_slow_line(arena: Arena, victim: Caller) -> None:
     nonce = await victim.serves()
     slow = Line(latency=0.002, piece=64)
     async with shimmed(arena.port, slow, up=slow) as shim, http() as pool:
-        found = await _by_another_way(victim, pool, shim.url()).do({"progress": 3}, echo=nonce)
+        client = _by_another_way(victim, pool, shim.url())
+        found = await client.do({"progress": 3}, echo=nonce, name=victim.tool)
     expect(found["nonce"] == nonce, f"another backend answers: {found}")
     await victim.same(nonce)
 

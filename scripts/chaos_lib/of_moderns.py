@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import anyio
 
 from tests.rig.history import TOKEN
-from tests.rig.http import Json, calling, http
+from tests.rig.http import Json, http
 from tests.rig.modern import PREFIX, Modern, on_the_wire
 from tests.rig.peers import connected
 from tests.rig.recorded_modern import FORM, retry
@@ -46,7 +46,7 @@ async def is_asked_again_and_again(arena: Arena, victim: ModernCaller) -> None:
 async def tampers_with_its_state(arena: Arena, victim: ModernCaller) -> None:
     """DESIGN 9: an altered state is refused, and changes nothing for the good one."""
     nonce = await victim.serves()
-    entry, params, asked = await victim.client.parked(ASKS)
+    entry, params, asked = await victim.client.parked(ASKS, name=victim.tool)
     good = retry(params, asked)
     state: str = asked["requestState"]
     for bad in (state[:-8] + "AAAAAAAA", state[:20] + state[21:], "", state * 2):
@@ -64,7 +64,7 @@ async def tampers_with_its_state(arena: Arena, victim: ModernCaller) -> None:
 async def sends_its_answers_again(arena: Arena, victim: ModernCaller) -> None:
     """DESIGN 9: identical ones get one answer, at once and later; different ones none."""
     nonce = await victim.serves()
-    entry, params, asked = await victim.client.parked(ASKS, {"sleep": HERE})
+    entry, params, asked = await victim.client.parked(ASKS, {"sleep": HERE}, name=victim.tool)
     good = retry(params, asked)
     found: list[Json] = []
 
@@ -89,7 +89,7 @@ async def sends_its_answers_again(arena: Arena, victim: ModernCaller) -> None:
 async def answers_as_somebody_else(arena: Arena, victim: ModernCaller) -> None:
     """I7: a state is worth nothing to another owner, nor in another conversation."""
     nonce = await victim.serves()
-    entry, params, asked = await victim.client.parked(ASKS)
+    entry, params, asked = await victim.client.parked(ASKS, name=victim.tool)
     good = retry(params, asked)
     own, others = arena.tokens.headers(victim.name), arena.tokens.others(victim.name)
     for headers, url in ((others, victim.client.url), (own, f"{victim.client.url}-other")):
@@ -104,7 +104,7 @@ async def answers_as_somebody_else(arena: Arena, victim: ModernCaller) -> None:
 async def never_answers(arena: Arena, victim: ModernCaller) -> None:
     """A call that nobody comes back for holds up no other, and ends with its backend."""
     nonce = await victim.serves()
-    entry, params, asked = await victim.client.parked(ASKS)
+    entry, params, asked = await victim.client.parked(ASKS, name=victim.tool)
     await victim.same(nonce)
     answer = await victim.call({"exit": 5})
     expect(answer.fault.get("exitCode") == 5, f"expected its exit status, got {answer}")
@@ -123,13 +123,15 @@ async def hangs_up_and_so_cancels(arena: Arena, victim: ModernCaller) -> None:
     nonce = await victim.serves()
     left: list[str | None] = []
     for steps in (({"until_cancelled": 1},), ({"progress": 1}, {"until_cancelled": 1})):
-        entry, params = victim.client.begins("tools/call", calling(*steps))
+        entry, params = victim.client.begins("tools/call", victim.calling(*steps))
         entry.left = True
         left.append(entry.token)
         params["_meta"]["progressToken"] = "p"
         with anyio.move_on_after(HERE):
             await victim.client.once(entry, params)
-    entry, params, asked = await victim.client.parked(ASKS, {"until_cancelled": 1})
+    entry, params, asked = await victim.client.parked(
+        ASKS, {"until_cancelled": 1}, name=victim.tool
+    )
     entry.left = True
     left.append(entry.token)
     with anyio.move_on_after(HERE):
@@ -161,7 +163,7 @@ async def _not_cancelled(victim: ModernCaller, nonce: str, left: Sequence[str | 
 async def hears_of_changes(arena: Arena, victim: ModernCaller) -> None:
     """DESIGN 9: what its conversation's backend says of a resource."""
     nonce = await victim.serves()
-    async with victim.client.listens(URI) as stream:
+    async with victim.client.listens(victim.watched) as stream:
         await _is_heard(victim, await stream.message())
         await victim.call(UPDATED)
         told = await stream.until("notifications/resources/updated")
@@ -183,7 +185,7 @@ async def has_its_listening_cut_off(arena: Arena, victim: ModernCaller) -> None:
             before = victim.client.http
             victim.moves(pool)
             try:
-                async with victim.client.listens(URI) as stream:
+                async with victim.client.listens(victim.watched) as stream:
                     await _is_heard(victim, await stream.message())
                     await victim.call(UPDATED)
             finally:
@@ -197,7 +199,7 @@ async def does_not_read_what_it_listens_to(arena: Arena, victim: ModernCaller) -
     """F29: calls of its conversation are answered all the same."""
     nonce = await victim.serves()
     victim.client.listened()
-    wanted = {"notifications": {"resourceSubscriptions": [URI]}}
+    wanted = {"notifications": {"resourceSubscriptions": [victim.watched]}}
     many: Json = {"note": {"method": "notifications/resources/updated", "params": {"uri": URI}}}
     request = victim.client.build("subscriptions/listen", wanted)
     with connected(arena.port, receives=4096) as sock:
@@ -214,7 +216,7 @@ async def names_two_conversations(arena: Arena, victim: ModernCaller) -> None:
     nonce = await victim.serves()
     response = await victim.client.post(
         "tools/call",
-        calling(),
+        victim.calling(),
         meta={"io.sessionproxy/conversation": "another-conversation-of-mine"},
     )
     expect(response.status_code == 400, f"two keys got {response.text[:300]}")
@@ -226,7 +228,7 @@ async def says_one_thing_and_means_another(arena: Arena, victim: ModernCaller) -
     """FAULTS, headers: they have to say what the body says."""
     nonce = await victim.serves()
     for name, value in (("mcp-method", "tools/list"), ("mcp-name", "another")):
-        request = victim.client.build("tools/call", calling())
+        request = victim.client.build("tools/call", victim.calling())
         request.headers[name] = value
         response = await victim.client.http.send(request)
         code = response.json()["error"]["code"]

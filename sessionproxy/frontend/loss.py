@@ -130,9 +130,9 @@ def _now() -> float:
 def told(loss: Loss, now: float, *, begun: bool = False) -> StateLost:
     """Return the error that tells of `loss` at `now`, in seconds. `begun`: the request is one more
     round of a call, and how far that got is unknown."""
-    what = f"state of server {loss.server!r}" if loss.server else "session state"
-    text = f"The previous {what} was lost {ended(loss, now)}."
+    text = f"The previous session state was lost {ended(loss, now)}."
     failure = StateLost(f"{text} A fresh backend is ready; repeat your steps.")
+    failure.server = loss.server
     if begun:
         failure.executed = None
     return failure

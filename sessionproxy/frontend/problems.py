@@ -262,6 +262,8 @@ def _fault(error: BackendError, *, expose_stderr: bool) -> dict[str, object]:
         "kind": error.reason,
         "outcome": "not_executed" if error.executed is False else "unknown",
     }
+    if error.server:
+        fault["server"] = error.server
     how: Exit | None = getattr(error, "exit", None)
     if how is not None:
         if how.code is not None:

@@ -425,7 +425,7 @@ async def test_a_server_that_dies_takes_nothing_of_the_others_along() -> None:
             other = (await held.answer())["result"]["structuredContent"]
         told = await call(client, "one_do")
         assert told["_meta"][FAULT] == {"kind": "state_lost", "outcome": "not_executed"}
-        assert "state of server 'one' was lost" in text_of(told)
+        assert "Server 'one': The previous session state was lost" in text_of(told)
         after = await client.do({"tells": "seen"}, name="one_do")
         assert after["pid"] != before["pid"]
         said = [(m.get("method"), m.get("params", {}).get("uri")) for m in after["seen"]]

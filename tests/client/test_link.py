@@ -178,7 +178,7 @@ async def test_of_several_servers_the_one_that_was_lost_is_named(state: dict[str
             await held.call_tool("a_do", do({"exit": 1}))
         await gone(pid)
         assert found(await held.call_tool("b_do"))["count"] == 2
-        with pytest.raises(StateLost, match="state of server 'a' was lost"):
+        with pytest.raises(StateLost, match="Server 'a': The previous session state was lost"):
             await held.call_tool("a_do")
         assert found(await held.call_tool("a_do"))["count"] == 1
 

@@ -175,7 +175,7 @@ async def test_the_end_of_one_server_is_felt_by_one_user_and_told_once(
                 assert await ann.call("two_test_simple_text")
                 told = await ann.result("one_test_simple_text")
                 assert told.is_error
-                assert "state of server 'one' was lost" in text_of(told)
+                assert "Server 'one': The previous session state was lost" in text_of(told)
                 ann.logged.clear()
                 assert await ann.call("one_test_trigger_resource_updated")
                 assert await ann.updates(2) == [watched] * 2, "subscribed anew"

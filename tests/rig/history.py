@@ -48,6 +48,8 @@ class Entry(msgspec.Struct, kw_only=True):
     """One request. `sent` and `finished` are places in the history, not times."""
 
     session: str
+    """One client's at one backend. Of several servers behind it, those after the first are told
+    apart behind an `@`: what is told of all counts for each."""
     kind: str
     """Its method."""
     token: str | None = None
@@ -167,8 +169,12 @@ def _violations(history: History) -> Iterator[str]:
     yield from _executed_too_often(history, owners)
     for entry in history.entries:
         yield from _outcomes(entry)
-    for entries in sessions.values():
-        yield from _unsaid_losses(entries)
+    tellings: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in history.entries:
+        if entry.tells and "server" not in (entry.fault or {}):
+            tellings[entry.session.partition("@")[0]].append(entry)
+    for name, entries in sessions.items():
+        yield from _unsaid_losses(entries, [*entries, *tellings[name.partition("@")[0]]])
         yield from _counters(entries)
     for status in history.foreign:
         if status not in HIDDEN:
@@ -257,7 +263,7 @@ def _outcomes(entry: Entry) -> Iterator[str]:
 # -- I6: no silent loss ------------------------------------------------------------------------
 
 
-def _unsaid_losses(entries: Sequence[Entry]) -> Iterator[str]:
+def _unsaid_losses(entries: Sequence[Entry], tellings: Sequence[Entry]) -> Iterator[str]:
     """The nonce of a session changes only after its client could know, and never back."""
     nonce: str | None = None
     asked = 0  # when the last request that the present backend answered was sent
@@ -274,7 +280,7 @@ def _unsaid_losses(entries: Sequence[Entry]) -> Iterator[str]:
         elif nonce is None or entry.kind in STATEFUL:  # what needs no state is answered untold
             if nonce is not None:
                 replaced[nonce] = finished
-                if not any(_told(other, asked, finished) for other in entries):
+                if not any(_told(other, asked, finished) for other in tellings):
                     yield f"I6: {entry} was answered by a fresh backend, and nobody had been told"
             nonce, asked = entry.nonce, entry.sent
 

@@ -38,9 +38,9 @@ class Story:
         self.answers(entry, nonce, count)
         return entry
 
-    def told(self, session: str = "alice") -> Entry:
+    def told(self, session: str = "alice", **more: str) -> Entry:
         entry = self.sends(session)
-        self.fails(entry, LOST)
+        self.fails(entry, {**LOST, **more})
         return entry
 
     def found(self, invariant: str) -> bool:
@@ -231,3 +231,12 @@ def test_a_history_survives_being_written_down(story: Story) -> None:
     again = msgspec.json.decode(msgspec.json.encode(story.history), type=History)
     assert again == story.history
     assert violations(again) == violations(story.history) != []
+
+
+@pytest.mark.parametrize("server", ["", "one"], ids=["of all", "of another one"])
+def test_what_is_told_of_all_servers_is_told_of_each(story: Story, server: str) -> None:
+    """Of one of them it says nothing of the others."""
+    story.call("a", 1, "alice@two")
+    story.told("alice", **({"server": server} if server else {}))
+    story.call("b", 1, "alice@two")
+    assert story.found("I6") == bool(server)
