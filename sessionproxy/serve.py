@@ -23,6 +23,7 @@ from .config import (
     Settings,
     Switch,
 )
+from .core.callbacks import current_library, know_library
 from .core.exchange import Hook
 from .core.hooks import RequestHook
 from .frontend.bounds import connections_beside
@@ -218,6 +219,7 @@ async def _serve(
 
 
 async def _run(server: _Server, sock: socket.socket, around: anyio.CancelScope) -> None:
+    know_library(current_library())  # for what is read, which a callback begins with at once
     try:
         await server.serve(sockets=[sock])
     finally:

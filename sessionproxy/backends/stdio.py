@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 import anyio
 
+from ..core.callbacks import current_library, know_library
 from ..core.exchange import Exchange
 from ..core.latch import Latch
 from ..errors import BackendBusy, Exit
@@ -28,11 +29,6 @@ from .containment import Contained, Ending
 from .processes import in_thread
 from .statedir import SessionDir
 from .stderr import StderrLog
-
-try:
-    import sniffio
-except ImportError:
-    sniffio = None
 
 logger: Final = logging.getLogger(__name__)
 
@@ -126,12 +122,8 @@ class Child:
         self._context.run(self._watch)
 
     def _watch(self) -> None:
-        """Have the loop call back, in a context in which anyio knows its event loop.
-
-        Outside of tasks it asks sniffio, where that is installed, which looks for this variable.
-        """
-        if sniffio is not None:
-            sniffio.current_async_library_cvar.set("asyncio")
+        """Have the loop call back."""
+        know_library(current_library())
         self._loop.add_reader(self._out, self._read_stdout)
         self._loop.add_reader(self._err, self._read_stderr)
         self._leader.watch(self._note_exit)

@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeVarTuple
 import anyio
 from anyio.abc import TaskGroup
 
+from .callbacks import current_library, know_library
 from .context import caller_authorization, inside
 from .latch import Latch
 
@@ -24,12 +25,6 @@ Args = TypeVarTuple("Args")
 
 CUT_OFF_WITHIN: Final = 60.0
 """Seconds for what is cancelled to clean up: it may have a server to stop, which takes half."""
-
-
-try:
-    from sniffio import current_async_library, current_async_library_cvar
-except ImportError:
-    current_async_library = current_async_library_cvar = None
 
 
 class StrayCancellation(Exception):
@@ -73,7 +68,7 @@ class Background(anyio.AsyncContextManagerMixin):
         async with anyio.create_task_group() as tasks:
             self._tasks: TaskGroup = tasks
             self._inside = inside.get()
-            self._library = None if current_async_library is None else current_async_library()
+            self._library = current_library()
             try:
                 yield self
             finally:
@@ -102,11 +97,9 @@ class Background(anyio.AsyncContextManagerMixin):
     def _start(
         self, function: Callable[[*Args], Coroutine[Any, Any, object]], *args: *Args
     ) -> None:
-        """Begin it here. Tasks are begun by callbacks of the event loop, too, where anyio does not
-        know which loop it is if somebody else started that and `sniffio` is installed."""
+        """Begin it here. Tasks are begun by callbacks of the event loop, too."""
         inside.set(self._inside)
-        if current_async_library_cvar is not None:
-            current_async_library_cvar.set(self._library)
+        know_library(self._library)
         self._tasks.start_soon(self._alone, function, *args)
 
     async def _alone(

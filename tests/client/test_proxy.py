@@ -613,6 +613,44 @@ async def test_what_runs_in_an_event_loop_and_is_cancelled_can_run_there_again(
                     assert facts_of(await client.call_tool("do", {}))["pid"]
 
 
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+@pytest.mark.parametrize("target", ["command", "url", "servers"])
+def test_in_a_loop_that_asyncio_runs_every_call_is_answered(
+    target: str, mode: str, state: State
+) -> None:
+    """`run_async`, DESIGN 5.3: what a callback of the loop begins with may ask anyio, which asks
+    `sniffio` there; only `anyio.run` has told that. A limit of calls, a server elsewhere, and what
+    is answered at once are such."""
+
+    async def called(client: Client, tool: str, *steps: dict[str, object]) -> str:
+        try:
+            result = await client.call_tool(tool, {"steps": list(steps)})
+        except MCPError as error:
+            return error.message
+        return str(result.content) if result.is_error else "done"
+
+    async def main() -> None:
+        async with run_here(create_proxy(complete(), call_timeout=1.0, **state)) as (url, _):
+            if target == "command":
+                async with Client(url, mode=mode) as client:
+                    assert await called(client, "do") == "done"
+                    assert "1 s" in await called(client, "do", {"wait": "ever"})
+                    assert await called(client, "do") == "done"
+                return
+            words = list(complete())
+            server = {"command": words[0], "args": words[1:]}
+            found = url if target == "url" else {"a": server, "b": server}
+            async with run_here(create_proxy(found, **state)) as (outer, _):
+                async with Client(outer, mode=mode) as client:
+                    tool = "do" if target == "url" else "a_do"
+                    assert [await called(client, tool) for _ in range(4)] == ["done"] * 4
+                    if target == "servers":  # of none of them, and answered at once
+                        assert "nobodys" in await called(client, "nobodys")
+                    assert await called(client, tool) == "done"
+
+    asyncio.run(asyncio.wait_for(main(), 50))
+
+
 @pytest.mark.parametrize(
     ("path", "told"), [(None, "/sse"), ("/sse", "/sse"), ("/far/sse", "/far/sse")]
 )
