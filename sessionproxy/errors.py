@@ -6,7 +6,7 @@ only in `frontend.problems`; counted under `reason`. Imports nothing of ours.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 
 class ProxyError(Exception):
@@ -407,3 +407,15 @@ class StateLost(BackendError):
 
 class IllegalTransition(RuntimeError):
     """A bug of ours. No `except` names it."""
+
+
+def alone(error: BaseException, *kinds: type[BaseException]) -> BaseException:
+    """Return what the task groups that an error came through have wrapped up; of several the first
+    one of these kinds."""
+    while isinstance(error, BaseExceptionGroup):
+        several = cast("BaseExceptionGroup[BaseException]", error)
+        found = several.subgroup(kinds)
+        if found is None and len(several.exceptions) != 1:
+            return several
+        error = (found or several).exceptions[0]
+    return error

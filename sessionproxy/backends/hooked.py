@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, cast
 
 import anyio
 
@@ -22,11 +22,13 @@ from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Launcher, Upstream
 from ..core.reach import Scope, keep_in, reaching, same_request
 from ..core.waiting import WaitingRoom
-from ..errors import ProxyError, RequestCancelled
+from ..errors import ProxyError, RequestCancelled, alone
 from ..wire import Bytes
 from ..wire.envelope import progress_token
 
 logger: Final = logging.getLogger(__name__)
+
+_CANCELLED: Final = Outcome(failure=RequestCancelled("The request was cancelled."))
 
 _NOT_WAITED_FOR: Final = b'{"reason":"nobody waits for it any more"}'
 
@@ -101,7 +103,7 @@ class Hooked(Between):
         self._background.start(self._run, exchange, request, run.work, context=context)
 
     async def _run(self, exchange: Exchange, request: Request, work: Work) -> None:
-        outcome = Outcome(failure=RequestCancelled("The request was cancelled."))
+        outcome = _CANCELLED
 
         async def run_hooks() -> None:
             nonlocal outcome
@@ -111,24 +113,38 @@ class Hooked(Between):
 
         try:
             await work.run(run_hooks)
-        except RequestFailed as error:
-            outcome = Outcome(error=error.raw)
-        except ProxyError as error:
-            outcome = Outcome(failure=error.with_traceback(None))
-        except Exception:  # a hook is not ours: it fails the one request
-            logger.exception("session %s: a hook failed on %s", self._label, request.method)
-            outcome = FAULTY
+        except Exception as error:  # noqa: BLE001 - a hook is not ours: it fails the one request
+            outcome = self._failed(request, alone(error, RequestFailed, ProxyError))
         finally:
             self._running.pop(exchange, None)
             self._waiting.leave(exchange)
             for inner in self._sent.pop(exchange, ()):  # the hook has begun it and gone
                 self.backend.cancel(inner, _NOT_WAITED_FOR)
+                inner.settle(_CANCELLED)  # a task that works for others, too, may wait for it
             exchange.settle(outcome)
+
+    def _failed(self, request: Request, error: BaseException) -> Outcome:
+        if isinstance(error, RequestFailed):
+            return Outcome(error=error.raw)
+        if isinstance(error, ProxyError):
+            return Outcome(failure=error.with_traceback(None))
+        text = "session %s: a hook failed on %s"
+        logger.error(text, self._label, request.method, exc_info=error)
+        return FAULTY
 
     def _next(self, exchange: Exchange, number: int) -> CallNext:
         if number == len(self._hooks):
             return partial(self._forward, exchange)
-        return lambda request: self._hooks[number](request, self._next(exchange, number + 1))
+        return partial(self._run_hook, exchange, number)
+
+    async def _run_hook(self, exchange: Exchange, number: int, request: Request) -> Result:
+        hook = self._hooks[number]
+        made = await hook(request, self._next(exchange, number + 1))
+        result = cast("object", made)  # types alone cannot prevent others
+        if not isinstance(result, Result):
+            name = getattr(hook, "__qualname__", repr(hook))
+            raise TypeError(f"{name}: a hook returns a Result, not {type(result).__name__}")
+        return result
 
     async def _forward(self, exchange: Exchange, request: Request) -> Result:
         """Raises: RequestFailed, ProxyError."""
@@ -160,7 +176,7 @@ class Hooked(Between):
         if outcome.error is not None:
             raise RequestFailed.read(outcome.error)
         if outcome.result is None:
-            raise outcome.failure or RequestCancelled("The request was cancelled.")
+            raise (outcome.failure or RequestCancelled("The request was cancelled.")).fresh()
         return Result(bytes(outcome.result))
 
     def cancel(self, exchange: Exchange, params: Bytes | None) -> None:

@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import Context
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar
 
 import anyio
 
 from ..config import ConfigError, Settings
 from ..core.context import caller_authorization, inside
 from ..core.reach import Scope
-from ..errors import BackendGone, ProxyError
+from ..errors import BackendGone, ProxyError, alone
 from ..ground import Ground, containment_from
 
 logger: Final = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class _Life(Generic[T]):
         except Exception as error:  # whoever waits for it is to have it
             if self.ready.is_set():
                 logger.exception("a connection could not be closed")
-            self.failure = _alone(error)
+            self.failure = alone(error, ProxyError, ConfigError)
         finally:
             self.value = None
             self.over.set()
@@ -231,18 +231,6 @@ class Kept(Held[T]):
         super()._look_around()
         if self._holds == 0:  # what it was held in has gone
             self._stays = False
-
-
-def _alone(error: BaseException) -> BaseException:
-    """Return what the task groups that it came through have wrapped up; of several the first that
-    is the proxy's own finding."""
-    while isinstance(error, BaseExceptionGroup):
-        several = cast("BaseExceptionGroup[BaseException]", error)
-        own = several.subgroup((ProxyError, ConfigError))
-        if own is None and len(several.exceptions) != 1:
-            return several
-        error = (own or several).exceptions[0]
-    return error
 
 
 GROUNDS: dict[tuple[object, ...], Held[Ground]] = {}

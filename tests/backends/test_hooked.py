@@ -23,7 +23,7 @@ from sessionproxy.core.hooks import (
     Result,
     current_request,
 )
-from sessionproxy.errors import BackendGone
+from sessionproxy.errors import BackendGone, RequestCancelled
 from sessionproxy.http.request import Receive, Scope, Send
 from tests.rig.embedded import Application, Embedded, embedded, until
 from tests.rig.http import Client, Json, calling, connect, http
@@ -410,6 +410,78 @@ async def test_what_a_hook_sends_on_from_a_task_of_its_own_goes_to_whom_it_is_fr
             for each in calls
         ] == [("ann", "Bearer ann"), ("bob", "Bearer bob")]
         tasks.cancel_scope.cancel()
+
+
+class Careful(OneAtATime):
+    """Goes on with the next one, however one has ended; says how."""
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        super().__init__(tasks)
+        self.failures: list[Exception] = []
+
+    async def _work(self) -> None:
+        while True:
+            turn = await self._turns.get()
+            try:
+                await turn()
+            except Exception as error:  # noqa: BLE001 - looked at below
+                self.failures.append(error)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "ended"])
+async def test_a_task_of_a_hooks_own_does_not_wait_for_what_nobody_waits_for(how: str) -> None:
+    """DESIGN 5.1, 5.3: what it has sent on is over with the request, or its session; the others
+    that it works for get their turn."""
+    async with anyio.create_task_group() as tasks:
+        hook, steps = Careful(tasks), ({"progress": 1}, {"until_cancelled": None})
+        async with (
+            embedded(hooks=[on_calls(hook)]) as proxy,
+            connect(proxy.url) as ann,
+            connect(proxy.url) as bob,
+            ann.doing(*steps, number=7, _meta={"progressToken": "t"}) as doing,
+        ):
+            await doing.until("notifications/progress")
+            if how == "cancelled":
+                await ann.notify("notifications/cancelled", {"requestId": 7})
+            else:
+                await ann.delete()
+            assert (await bob.do(echo="b"))["echo"] == "b"
+            assert [type(failure) for failure in hook.failures] == [RequestCancelled]
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_a_hook_returns_has_to_be_a_result(caplog: pytest.LogCaptureFixture) -> None:
+    """Who has forgotten `return` is told so, and in which hook."""
+
+    async def forgetful(request: Request, call_next: CallNext) -> Result:
+        result = await call_next(request)
+        return None if request.method == "tools/call" else result  # type: ignore[return-value]
+
+    async with embedded(hooks=[forgetful]) as proxy, connect(proxy.url) as client:
+        answer = await client.request("tools/call", calling())
+        assert answer["error"]["code"] == -32603
+    (failed,) = [record for record in caplog.records if record.exc_info]
+    told = "forgetful: a hook returns a Result, not NoneType"
+    assert told in str(failed.exc_info and failed.exc_info[1])
+
+
+async def test_what_fails_in_a_group_of_a_hooks_tasks_is_told_as_it_is() -> None:
+    """DESIGN 5.4: a task group wraps up what its tasks raise."""
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        found: list[Result] = []
+
+        async def forward() -> None:
+            found.append(await call_next(request))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(forward)
+        return found[0]
+
+    async with embedded(hooks=[on_calls(hook)]) as proxy, connect(proxy.url) as client:
+        refusal = {"code": 7, "message": "No."}
+        answer = await client.request("tools/call", calling({"replies": {"error": refusal}}))
+        assert answer["error"] == refusal
 
 
 async def test_a_hook_that_is_cancelled_by_what_it_waits_for_fails_its_one_request() -> None:
