@@ -292,8 +292,13 @@ class Assembly:
             hooked = HookedLauncher(launcher, self.hooks)
             launcher = await held.enter_async_context(hooked)
         launcher = self._traced(launcher)
-        fronts = self.fronts.open(name, launcher, limits, circuit, admission, stateless=stateless)
-        return await held.enter_async_context(fronts)
+        return await held.enter_async_context(
+            self.fronts.open(
+                *(name, launcher, limits, circuit, admission),
+                stateless=stateless,
+                by_owner=bool(self.hooks) or any(p.sees_users for p in self.plan.servers),
+            )
+        )
 
     def _traced(self, launcher: Launcher, *, serves: bool = True) -> Launcher:
         return launcher if self.tracing is None else self.tracing.launcher(launcher, serves=serves)

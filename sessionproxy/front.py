@@ -79,10 +79,11 @@ class Fronts:
         admission: Admission | None,
         *,
         stateless: bool,
+        by_owner: bool = False,
     ) -> AsyncGenerator[Front]:
         """Serve sessions of what `launcher` launches. `name`, `circuit`: of their route.
         `admission`: None for one of their own. `stateless`: nothing of a client's is in its
-        backend."""
+        backend. `by_owner`: what there is may be another thing for each user."""
         manager = SessionManager(
             name,
             launcher,
@@ -97,7 +98,18 @@ class Fronts:
         )
         async with AsyncExitStack() as held:
             aside = await held.enter_async_context(Aside())
-            catalogue = self._catalogue(name, launcher, circuit, aside, limits.start_timeout)
+            catalogue = Catalogue(
+                name,
+                launcher,
+                OURSELVES,
+                ttl=self.settings.catalogue_ttl,
+                timeout=limits.start_timeout,
+                public=self.settings.catalogue_public,
+                by_owner=by_owner and self._tells_users_apart,
+                aside=aside,
+                circuit=circuit,
+                pauses=self.ground.pauses,
+            )
             manager.lists_changed = catalogue.changed
             await held.enter_async_context(manager)
             tasks = await held.enter_async_context(anyio.create_task_group())
@@ -105,20 +117,10 @@ class Fronts:
             yield self._in_front(manager, catalogue)
             tasks.cancel_scope.cancel()
 
-    def _catalogue(
-        self, name: str, launcher: Launcher, circuit: Circuit, aside: Aside, patience: float
-    ) -> Catalogue:
-        return Catalogue(
-            name,
-            launcher,
-            OURSELVES,
-            ttl=self.settings.catalogue_ttl,
-            timeout=patience,
-            public=self.settings.catalogue_public,
-            aside=aside,
-            circuit=circuit,
-            pauses=self.ground.pauses,
-        )
+    @property
+    def _tells_users_apart(self) -> bool:
+        """Whether an owner is a user, and what there is may not be the same for all."""
+        return self.settings.token_file is not None and not self.settings.catalogue_public
 
     def _in_front(self, manager: SessionManager, catalogue: Catalogue) -> Front:
         ids, rounds = self.ground.ids, self.ground.rounds

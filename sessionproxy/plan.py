@@ -100,6 +100,11 @@ class Planned:
     """Where a configuration says that its icon is, for people."""
 
     @property
+    def sees_users(self) -> bool:
+        """Whether code of the user's is asked what there is, and may see for whom."""
+        return bool(self.around) or not isinstance(self.source, Template | Target)
+
+    @property
     def about(self) -> Mapping[str, str]:
         """What a configuration tells of it, as `/readyz` shows it."""
         told = {"description": self.description, "icon": self.icon}

@@ -85,9 +85,20 @@ class PassesOn(Protocol):
 
 def is_nobodys(upstream: Upstream) -> bool:
     """Return whether there is no client behind it, through however many stand between."""
+    return isinstance(_innermost(upstream), Nobody)
+
+
+def owner_behind(upstream: Upstream, owner: str) -> str | None:
+    """Return for whom requests are: for `owner`, whose the session is, or whoever else is asked for
+    where there is no client; None: for nobody."""
+    innermost = _innermost(upstream)
+    return innermost.owner if isinstance(innermost, Nobody) else owner
+
+
+def _innermost(upstream: Upstream) -> Upstream:
     while isinstance(upstream, PassesOn):
         upstream = upstream.upstream
-    return isinstance(upstream, Nobody)
+    return upstream
 
 
 class Around:

@@ -92,9 +92,16 @@ async def ask(
 class Nobody:
     """An `Upstream` without a client behind it."""
 
-    def __init__(self, on_notification: Callable[[str], None] = lambda method: None) -> None:
-        """`on_notification` is told the method of each."""
+    def __init__(
+        self,
+        on_notification: Callable[[str], None] = lambda method: None,
+        *,
+        owner: str | None = None,
+    ) -> None:
+        """`on_notification` is told the method of each. `owner`: for whom something is asked; None:
+        for nobody in particular."""
         self._on_notification = on_notification
+        self.owner: str | None = owner
 
     def ask(self, ask: Ask, exchange: Exchange | None) -> None:
         decline(ask)

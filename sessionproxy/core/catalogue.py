@@ -25,7 +25,7 @@ from ..wire.welcome import discover_params
 from .aside import Aside
 from .caller import Nobody, ask
 from .circuit import Circuit
-from .context import caller_authorization
+from .context import caller_authorization, caller_owner
 from .exchange import Outcome
 from .memory import Opening
 from .pauses import Pauses
@@ -114,7 +114,8 @@ class _Kept:
 
 
 class Catalogue:
-    """The offer of one route; of each caller, where its credential goes along to the backend."""
+    """The offer of one route; of each caller, where its credential goes along to the backend, or
+    code of the user's may see who asks."""
 
     def __init__(
         self,
@@ -126,12 +127,14 @@ class Catalogue:
         timeout: float,
         pauses: Pauses,
         public: bool = False,
+        by_owner: bool = False,
         aside: Aside | None = None,
         circuit: Circuit | None = None,
     ) -> None:
         """`envelope`: of a client of the proxy's own. `ttl`: seconds for which an offer is good;
         `timeout`: seconds for a backend's start, and for fetching its lists, `pauses` not counted.
-        `public`: it is the same for everybody. `aside` stops the backends that were asked; None:
+        `public`: it is the same for everybody. `by_owner`: it may be another one for each
+        `caller_owner`. `aside` stops the backends that were asked; None:
         they are waited for. `circuit`: the route's."""
         self._launcher = launcher
         self._aside = aside
@@ -145,9 +148,10 @@ class Catalogue:
         self._ttl = ttl
         self._timeout = timeout
         self._scope = b'"public"' if public else b'"private"'
+        self._by_owner = by_owner
         self._everybodys = _Kept()
-        self._by_caller: OrderedDict[bytes, _Kept] = OrderedDict()
-        """By credential: what a backend offers may depend on it."""
+        self._by_caller: OrderedDict[tuple[bytes | None, str | None], _Kept] = OrderedDict()
+        """By credential and owner: what a backend offers may depend on them."""
         self._changes = 0
         self._changed = anyio.Event()
         self._told: set[str] = set()
@@ -191,14 +195,19 @@ class Catalogue:
     @property
     def _kept(self) -> _Kept:
         """What is kept for the present caller."""
-        caller = caller_authorization.get()
-        if caller is None:
+        caller = caller_authorization.get(), self._owner
+        if caller == (None, None):
             return self._everybodys
         kept = self._by_caller.pop(caller, None) or _Kept()
         self._by_caller[caller] = kept
         if len(self._by_caller) > MAX_CALLERS:
             self._by_caller.popitem(last=False)
         return kept
+
+    @property
+    def _owner(self) -> str | None:
+        """For whom it is asked, if that matters."""
+        return caller_owner.get() if self._by_owner else None
 
     @property
     def fresh_for(self) -> float:
@@ -294,7 +303,8 @@ class Catalogue:
             yield found
 
     async def _start(self, held: AsyncExitStack, opening: Opening) -> tuple[Backend, Bytes]:
-        launching = self._launcher.launch(self._identity, "catalogue", Nobody(), opening)
+        nobody = Nobody(owner=self._owner)
+        launching = self._launcher.launch(self._identity, "catalogue", nobody, opening)
         backend = await held.enter_async_context(
             launching if self._aside is None else self._aside.lend(launching)
         )

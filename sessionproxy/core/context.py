@@ -32,6 +32,9 @@ inside: ContextVar[tuple[object, ...]] = ContextVar("inside", default=())
 """What the present task belongs to and ends with, if that was begun for whoever needs it first. A
 task that waits for the end of one of these is cancelled by it, and must let itself be."""
 
+caller_owner: ContextVar[str | None] = ContextVar("caller_owner", default=None)
+"""The owner of the request being served, where what there is depends on who asks; else None."""
+
 caller_authorization: ContextVar[bytes | None] = ContextVar("caller_authorization", default=None)
 """The Authorization header of the request being served, where the operator has it forwarded; empty
 where that request has none. None: what is done is no caller's."""

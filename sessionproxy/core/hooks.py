@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self, cast
 import msgspec
 
 from ..wire import Bytes
-from .between import is_nobodys
+from .between import owner_behind
 from .exchange import Exchange
 from .ports import Identity, Upstream
 
@@ -39,8 +39,8 @@ class Request:
         alone."""
         self.owner: str | None = owner
         """Whose it is, as logs have it: issuer and name (`static ann`, of a token file), `local` or
-        `anonymous`. None: the proxy's own, which asks what there is before a client needs to
-        know."""
+        `anonymous`. None: the proxy's own, which asks what there is before a client needs to know;
+        where users are known by their tokens, it asks for each of them."""
         self.session: str = session
         """Names the session as the log does. Not its id, which is a secret."""
         self._params = params
@@ -88,7 +88,7 @@ class Sender(NamedTuple):
     @classmethod
     def of(cls, identity: Identity, label: str, upstream: Upstream) -> Self:
         """`upstream`: of the session's backend."""
-        return cls(identity.server, None if is_nobodys(upstream) else identity.owner, label)
+        return cls(identity.server, owner_behind(upstream, identity.owner), label)
 
     def request(self, exchange: Exchange) -> Request:
         """Return a client's request as the user's code is to see it."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from ..core.admission import retry_after
 from ..core.catalogue import LISTS, Catalogue, Offer
+from ..core.context import caller_owner
 from ..core.exchange import Exchange
 from ..core.manager import SessionManager
 from ..core.memory import Opening
@@ -132,6 +133,7 @@ class Modern:
         connection: Connection,
     ) -> None:
         await self._rounds.prepare()
+        caller_owner.set(connection.owner)  # who may have a catalogue of its own
         method = str(message.method)
         check_duplicates(pairs)
         mirror = mirror_of(headers)

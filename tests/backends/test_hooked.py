@@ -4,6 +4,8 @@ import asyncio  # noqa: TID251 - a task of a user's, which nobody waits for
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -12,6 +14,7 @@ import pytest
 from anyio.abc import TaskGroup
 from mcp.server.mcpserver import MCPServer
 
+from sessionproxy import create_proxy
 from sessionproxy.core import waiting
 from sessionproxy.core.context import current_exchange
 from sessionproxy.core.exchange import Forwarded
@@ -25,9 +28,11 @@ from sessionproxy.core.hooks import (
 )
 from sessionproxy.errors import BackendGone, RequestCancelled
 from sessionproxy.http.request import Receive, Scope, Send
-from tests.rig.embedded import Application, Embedded, embedded, until
+from sessionproxy.serve import protocol_of
+from tests.rig.embedded import Application, Embedded, embedded, scripted, served, until
 from tests.rig.http import Client, Json, calling, connect, http
 from tests.rig.modern import Modern
+from tests.rig.sdk import TOOL
 from tests.rig.several import two
 from tests.rig.upstream import upstream
 
@@ -362,6 +367,36 @@ async def test_a_hook_has_the_context_of_its_own_request() -> None:
     assert [len(each) for each in sessions.values()] == [1, 1]
     assert sessions["ann"] != sessions["bob"]
     assert not nonces["ann"] & nonces["bob"]
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one server", "two"])
+async def test_a_hook_may_show_each_user_another_list(several: bool, tmp_path: Path) -> None:
+    """DESIGN 6: clients of 2026-07-28 ask before they have a session, and each is told its own."""
+    lines = [f"{name} {sha256(name.encode()).hexdigest()}\n" for name in ("ann", "bob")]
+    tokens = tmp_path / "tokens"
+    await anyio.Path(tokens).write_text("".join(lines))
+    asked: list[str | None] = []
+
+    async def hook(request: Request, call_next: CallNext) -> Result:
+        result = await call_next(request)
+        if request.method != "tools/list":
+            return result
+        asked.append(request.user)
+        tools = [{**tool, "description": request.user} for tool in result.value["tools"]]
+        return Result.of({**result.value, "tools": tools})
+
+    listing = scripted(on={"tools/list": [{"replies": {"result": {"tools": [TOOL]}}}]})
+    server = {"command": listing[0], "args": list(listing[1:])}
+    config = {"mcpServers": {"a": server, "b": server} if several else {"a": server}}
+    made = create_proxy(config, hooks=[hook], state_dir=str(tmp_path / "s"))
+    app = made.http_app(token_file=str(tokens))
+    async with app.lifespan(), served(app, protocol=protocol_of(app, None)) as base, http() as pool:
+        for name in ("ann", "bob", "ann", "bob"):
+            client = Modern(pool, f"{base}/mcp", {"authorization": f"Bearer {name}"})
+            tools = (await client.post("tools/list")).json()["result"]["tools"]
+            assert {tool["description"] for tool in tools} == {name}
+            assert len(tools) == 1 + several
+    assert set(asked) == {"ann", "bob"}
 
 
 class OneAtATime:

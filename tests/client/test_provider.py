@@ -394,6 +394,9 @@ async def test_a_factory_refuses_whom_it_wants_and_nobody_else_suffers(
             told = (await user("carol").initialize()).json()
             assert told["error"] == {"code": -32010, "message": "no such tenant"}
             assert "error" in (await user("dave").initialize()).json()
+            for name in ("carol", "dave"):
+                modern = Modern(pool, f"{base}/mcp", {"authorization": f"Bearer {name}"})
+                assert "error" in (await modern.post("tools/list")).json()
         ann = user("ann")
         assert (await ann.initialize()).status_code == 200
         assert (await ann.do())["pid"]
