@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -94,6 +94,8 @@ class Planned:
     within: tuple[object, ...] = ()
     """The proxies that have it, the innermost first: an object for each of them, and another one
     each time that it is mounted."""
+    own: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Settings that were said of it alone, whatever those of the proxy are that has it."""
     description: str | None = None
     """What a configuration says that it is, for people and models."""
     icon: str | None = None
@@ -151,6 +153,9 @@ OF_URLS: Final = ("transport", "header", "upstream_ca", "forward_authorization")
 OF_RUNNING: Final = ("warm", "memory_max", "pids_max", "forward_authorization")
 """Those of them that are heeded while the proxy runs, for all its servers; the others are, where a
 server is made of what is given."""
+
+OF_THE_PROCESS: Final = ("memory_max", "pids_max")
+"""Those that hold for all backends that are started here."""
 
 OF_FRONTS: Final = (
     *("host", "port", "path", "sse", "allow_host", "allow_origin", "tls_cert", "tls_key"),
@@ -271,17 +276,16 @@ def planned_from(settings: Settings, server: Server, *, prefix: str) -> Planned:
 
     Raises: ConfigError: there is something wrong with it; the text says where.
     """
-    own = settings
-    if server.call_timeout is not None:
-        own = msgspec.structs.replace(own, call_timeout=server.call_timeout)
+    own = {} if server.call_timeout is None else {"call_timeout": server.call_timeout}
     try:
-        source = _configured_source(own, server)
+        source = _configured_source(settings, server)
     except ConfigError as error:
         raise ConfigError(f"{server.where}: {error}") from None
     return Planned(
         name=server.name,
         source=source,
-        settings=own,
+        settings=msgspec.structs.replace(settings, **own),
+        own=own,
         prefix=prefix,
         rules=server.rules,
         description=server.description,

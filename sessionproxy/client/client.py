@@ -21,7 +21,7 @@ from ..core.exchange import Outcome
 from ..core.reach import REACH, Scope
 from ..errors import BackendGone
 from ..keywords import ProxySettings
-from ..plan import OF_FRONTS, OF_SERVERS, Planned
+from ..plan import OF_FRONTS, OF_SERVERS, OF_THE_PROCESS, Planned
 from ..servers import NO_RULES, Rules
 from ..wire import Bytes
 from .calls import Calls
@@ -48,6 +48,7 @@ from .targets import (
     ProxyTarget,
     check_heeded,
     check_taken,
+    keeping,
     plan_of,
     read,
     said_in,
@@ -61,6 +62,9 @@ _FAMILIES: Final = itertools.count(1)
 CLIENT_SETTINGS = {"idle": 0.0, "linger": 0.0}
 """Unless said otherwise: a client says itself how long it needs its server."""
 
+
+KEPT: Final = ("start_timeout", "call_timeout", "stop_grace", "max_line", *OF_THE_PROCESS)
+"""Settings that are about its server, and are not in what it is started with."""
 
 _TO_A_PROXY: Final = "is for clients on the network, and nobody connects to a client"
 
@@ -125,6 +129,8 @@ class ProxyClient(Calls):
         said = said_in(settings, self.settings)
         check_taken(said, given, self._servers)
         check_heeded(said, self._servers)
+        self._own = {name: getattr(self.settings, name) for name in said if name in KEPT}
+        """What was said of its server, which a proxy of it heeds too."""
         self._held = Held(self._opens())
         self._bound: WeakSet[ProxyClient] = WeakSet()
         """Its copies of frontend sessions."""
@@ -249,7 +255,7 @@ class ProxyClient(Calls):
             from .provider import ProxyProvider
 
             return ProxyProvider(self._of_session).planned(settings)
-        servers = under(settings, self._servers, before=self.settings)
+        servers = under(settings, keeping(self._own, self._servers, settings))
         if self.handlers == Handlers():
             return servers
         around = partial(HandlingLauncher, handlers=self.handlers)

@@ -55,6 +55,7 @@ from .targets import (
     ProxyTarget,
     check_heeded,
     check_taken,
+    keeping,
     read,
     said_in,
     servers_of,
@@ -121,7 +122,7 @@ def create_proxy(
     found = settings_over(given, {**settings, **mode})
     check_together(found, several=True)
     servers = servers_of(given, found, rules)
-    said = said_in(settings, found)
+    said = said_in({**settings, **mode}, found)
     check_taken(said, given, servers)
     return Proxy(
         servers,
@@ -130,7 +131,7 @@ def create_proxy(
         instructions=instructions,
         hooks=hooks,
         observers=observers,
-        said=[setting for setting in said if setting in OF_RUNNING],
+        said=said,
     )
 
 
@@ -154,8 +155,9 @@ class Proxy(Extended, Calls):
         observers: Sequence[Hook] = (),
         said: Sequence[str] = (),
     ) -> None:
-        """`servers`: as `create_proxy` has made them of its target. `said`: settings that one of
-        those that it starts with, or what is mounted by then, has to heed.
+        """`servers`: as `create_proxy` has made them of its target. `said`: settings that were said
+        of it: they are kept in a proxy that has it, and where they are about servers, one of those
+        that it starts with, or what is mounted by then, has to heed them.
 
         Raises: ConfigError: a hook or an observer is wrong.
         """
@@ -167,7 +169,8 @@ class Proxy(Extended, Calls):
         self._observers = tuple(observers)
         check_hooks(self._hooks, self._observers)
         self._mounted: list[tuple[str, Proxy | Sequence[Planned]]] = []
-        self._said = tuple(said)
+        self._said = [setting for setting in said if setting in OF_RUNNING]
+        self._own = {setting: getattr(settings, setting) for setting in said}
         self._runs = Held(self._running)
         self._used: Held[Scope] = Held(self._in_use)
         """By `async with`: what its typed calls have their session for, which serve nobody."""
@@ -226,13 +229,9 @@ class Proxy(Extended, Calls):
             servers.append(_here("added", self._components, own))
         if self._local is not None:
             servers.append(_here("local", self._local, own))
-        servers += under(own, self._servers, before=self.settings)
+        servers += under(own, self._servers)
         for prefix, other in self._mounted:
-            found = (
-                other.planned(own)
-                if isinstance(other, Proxy)
-                else under(own, other, before=self.settings)
-            )
+            found = other.planned(own) if isinstance(other, Proxy) else under(own, other)
             servers += [
                 replace(each, prefix="/".join(filter(None, (prefix, each.prefix))))
                 for each in found
@@ -257,7 +256,10 @@ class Proxy(Extended, Calls):
             around.append(partial(ObservedLauncher, hooks=self._observers))
         if self._hooks:
             around.append(partial(HookedLauncher, hooks=tuple(self._hooks)))
-        return [replace(server, around=(*server.around, *around)) for server in self.plan().servers]
+        return [
+            replace(server, around=(*server.around, *around))
+            for server in keeping(self._own, self.plan().servers, settings)
+        ]
 
     # -- running it --------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from ..config import IN_PYTHON, Carrier, ConfigError, Settings
 from ..plan import (
     OF_COMMANDS,
     OF_RUNNING,
+    OF_THE_PROCESS,
     OF_URLS,
     ONLY,
     Plan,
@@ -185,16 +186,27 @@ def said_in(values: Mapping[str, object], settings: Settings) -> list[str]:
     return [name for name in values if getattr(settings, name) != getattr(Settings(), name)]
 
 
-def under(settings: Settings, servers: Sequence[Planned], *, before: Settings) -> list[Planned]:
-    """Return servers under these settings, in place of those `before`; what a configuration says of
-    one of them alone stays."""
-    found: list[Planned] = []
-    for server in servers:
-        limit, own = server.settings.call_timeout, settings
-        if limit != before.call_timeout:
-            own = msgspec.structs.replace(settings, call_timeout=limit)
-        found.append(replace(server, settings=own))
-    return found
+def under(settings: Settings, servers: Sequence[Planned]) -> list[Planned]:
+    """Return servers under these settings, but for what was said of one of them alone."""
+    return [
+        replace(server, settings=msgspec.structs.replace(settings, **server.own))
+        for server in servers
+    ]
+
+
+def keeping(
+    own: Mapping[str, object], servers: Sequence[Planned], settings: Settings
+) -> list[Planned]:
+    """Return servers that keep these settings in whatever proxy is made of them. `settings`: of one
+    that has them.
+
+    Raises: ConfigError: one of them holds for all servers of that proxy, and is another one there.
+    """
+    for name in OF_THE_PROCESS:
+        if name in own and own[name] != getattr(settings, name):
+            raise ConfigError(f"{name}: say this where the proxy is made; it holds for all there")
+    kept = {name: value for name, value in own.items() if name not in OF_THE_PROCESS}
+    return [replace(each, own={**kept, **each.own}) for each in servers]
 
 
 def _is_file(target: object) -> bool:

@@ -1,6 +1,7 @@
 """What a target comes to (PARITY 3 to 10); nothing is started for it."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,17 @@ import pytest
 from mcp.client.session_group import SseServerParameters, StreamableHttpParameters
 from mcp.server.mcpserver import MCPServer
 
-from sessionproxy import ProxyClient, create_proxy
+from sessionproxy import Proxy, ProxyClient, create_proxy
 from sessionproxy.backends import Target, Template
 from sessionproxy.client.targets import ProxyTarget, servers_of
 from sessionproxy.config import Carrier, ConfigError, settings_from
+from sessionproxy.errors import BackendSilent
 from sessionproxy.servers import Rules, ToolChange, configuration_from
+from tests.parity.rig import complete
 
 SETTINGS = settings_from({})
+
+State = dict[str, Any]
 
 
 def source_of(target: ProxyTarget) -> object:
@@ -241,3 +246,35 @@ def test_a_client_refuses_what_is_for_a_proxy(setting: str, value: object) -> No
     make: Any = ProxyClient
     with pytest.raises(ConfigError, match=f"^{setting}: "):
         make(COMMAND, **{setting: value})
+
+
+async def test_what_was_said_of_a_client_counts_in_a_proxy_of_it(state: State) -> None:
+    """As what a configuration says of one server does; whatever else the proxy says counts, too."""
+    client = ProxyClient(complete(), call_timeout=0.5, stop_grace=1.0, **state)
+    proxy = create_proxy(client, call_timeout=30.0, start_timeout=7.0, **state)
+    (server,) = proxy.plan().servers
+    found = server.settings.call_timeout, server.settings.stop_grace, server.settings.start_timeout
+    assert found == (0.5, 1.0, 7.0)
+    async with proxy:
+        with pytest.raises(BackendSilent, match="0.5 s"):
+            await proxy.call_tool("do", {"steps": [{"wait": "ever"}]})
+
+
+@pytest.mark.parametrize("how", ["made of it", "mounted"])
+def test_what_was_said_of_a_proxy_counts_in_another_one(how: str, state: State) -> None:
+    inner = create_proxy(complete(), sessions="shared", call_timeout=3.0, **state)
+    outer = create_proxy(complete() if how == "mounted" else inner, **state)
+    if how == "mounted":
+        outer.mount(inner, "inner")
+    settings = outer.plan().servers[-1].settings
+    assert (settings.mode.value, settings.call_timeout) == ("shared", 3.0)
+
+
+@pytest.mark.parametrize("make", [ProxyClient, create_proxy])
+def test_a_limit_that_holds_for_all_backends_is_said_of_the_proxy(
+    make: Callable[..., ProxyClient | Proxy], state: State
+) -> None:
+    """It would be dropped without a word."""
+    limited = make(complete(), memory_max=300_000_000, **state)
+    with pytest.raises(ConfigError, match="memory_max: say this where the proxy is made"):
+        create_proxy(limited, **state).plan()
