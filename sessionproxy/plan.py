@@ -35,7 +35,7 @@ from .core.hooks import RequestHook
 from .core.manager import Limits
 from .core.ports import Launcher
 from .core.reaper import Ages
-from .servers import NO_RULES, Configuration, Rules, Server, read_configuration
+from .servers import NO_RULES, Configuration, Rules, Server, carrier_of, read_configuration
 
 Fronted: TypeAlias = "Sequence[str] | InProcess | Configuration | Plan | Growing"
 """What a session's backend is made of: a command with its arguments, a server of the SDK that runs
@@ -318,9 +318,10 @@ def target_from(settings: Settings, command: "Sequence[str] | InProcess") -> Tar
     if command:
         raise ConfigError("--url: there is a COMMAND too; give one of them")
     _check_no_command(settings, "--url names a running server")
+    url = settings.url or ""
     return Target(
-        settings.url or "",
-        carrier=settings.transport,
+        url,
+        carrier=carrier_of(url) if settings.transport is Carrier.AUTO else settings.transport,
         headers=settings.header,
         ca=settings.upstream_ca,
         forwards=settings.forward_authorization,

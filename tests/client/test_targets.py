@@ -15,6 +15,7 @@ from sessionproxy.backends import Target, Template
 from sessionproxy.client.targets import ProxyTarget, servers_of
 from sessionproxy.config import Carrier, ConfigError, settings_from
 from sessionproxy.errors import BackendSilent
+from sessionproxy.plan import plan_from
 from sessionproxy.servers import Rules, ToolChange, configuration_from
 from tests.parity.rig import complete
 
@@ -248,6 +249,23 @@ def test_a_client_refuses_what_is_for_a_proxy(setting: str, value: object) -> No
         make(COMMAND, **{setting: value})
 
 
+@pytest.mark.parametrize(
+    ("url", "said", "carrier"),
+    [
+        ("http://h/sse", "auto", Carrier.SSE),
+        ("http://h/mcp", "auto", Carrier.AUTO),
+        ("http://h/sse", "http", Carrier.HTTP),
+    ],
+)
+def test_the_command_line_tells_sse_by_the_path_as_create_proxy_does(
+    url: str, said: str, carrier: Carrier
+) -> None:
+    """PARITY 4, 22: `sessionproxy run URL` is `create_proxy` of it."""
+    (server,) = plan_from(settings_from({"url": url, "transport": said}), ()).servers
+    assert isinstance(server.source, Target)
+    assert server.source.carrier is carrier
+
+
 async def test_what_was_said_of_a_client_counts_in_a_proxy_of_it(state: State) -> None:
     """As what a configuration says of one server does; whatever else the proxy says counts, too."""
     client = ProxyClient(complete(), call_timeout=0.5, stop_grace=1.0, **state)
@@ -256,7 +274,7 @@ async def test_what_was_said_of_a_client_counts_in_a_proxy_of_it(state: State) -
     found = server.settings.call_timeout, server.settings.stop_grace, server.settings.start_timeout
     assert found == (0.5, 1.0, 7.0)
     async with proxy:
-        with pytest.raises(BackendSilent, match="0.5 s"):
+        with pytest.raises(BackendSilent, match=r"0\.5 s"):
             await proxy.call_tool("do", {"steps": [{"wait": "ever"}]})
 
 
