@@ -5,7 +5,7 @@ Neighbours: the tests of this room.
 
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from mcp.client.session import ElicitationFnT
 from sessionproxy import Proxy
 from sessionproxy.core.state import EndReason
 from sessionproxy.serve import protocol_of
-from tests.rig.embedded import scripted, served
+from tests.rig.embedded import Application, bare, scripted, served
 from tests.rig.proxy import EVERYTHING, ROOT
 
 PATIENCE: Final = 30.0
@@ -50,9 +50,12 @@ def complete(**more: object) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def fronted(proxy: Proxy, path: str = "/mcp") -> AsyncGenerator[str]:
-    """Serve a proxy as `run` does; yield its URL."""
+async def fronted(
+    proxy: Proxy, path: str = "/mcp", *, around: Callable[[Application], Application] = bare
+) -> AsyncGenerator[str]:
+    """Serve a proxy as `run` does; yield its URL. `around`: middleware, as an application has."""
     app = proxy.http_app()
+    protocol = protocol_of(app, None) if around is bare else None
     failed: Exception | None = None
     async with app.lifespan():
 
@@ -60,7 +63,7 @@ async def fronted(proxy: Proxy, path: str = "/mcp") -> AsyncGenerator[str]:
             app.running.hurry()
             app.running.end_all(EndReason.SHUTDOWN)
 
-        async with served(app, protocol=protocol_of(app, None), before_end=end) as base:
+        async with served(around(app), protocol=protocol, before_end=end) as base:
             try:
                 yield base + path
             except Exception as error:  # noqa: BLE001 - raised again outside of all groups

@@ -30,7 +30,8 @@ from sessionproxy import (
     default_proxy_log_handler,
     default_proxy_progress_handler,
 )
-from tests.rig.embedded import scripted, until
+from sessionproxy.http.request import Receive, Scope, Send
+from tests.rig.embedded import Application, scripted, until
 from tests.rig.http import Client as RawClient
 from tests.rig.http import Incoming, Json, connect, http
 from tests.rig.proxy import EVERYTHING
@@ -53,6 +54,7 @@ from .ways import (
     do,
     form,
     found,
+    made,
     text_of,
     through,
 )
@@ -457,6 +459,48 @@ async def test_row_48_handlers_run_in_the_context_of_the_request_the_second_time
             tasks.start_soon(call, "three")
             tasks.start_soon(call, "four")
     assert sorted(seen) == sorted((n, n, "tools/call") for n in ("one", "two", "three", "four"))
+
+
+def with_whose(app: Application) -> Application:
+    """Middleware: the header `x-user` is in `WHOSE` while a request is served."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        WHOSE.set(dict(scope["headers"]).get(b"x-user", b"nobody").decode())
+        await app(scope, receive, send)
+
+    return call
+
+
+@pytest.mark.parametrize("way", CLIENTS)
+async def test_row_48_own_handlers_of_a_client_behind_have_the_context_of_the_request(
+    way: str, state: State
+) -> None:
+    """PARITY 48: of each call in turn, and not of the opening one, nor of the one before."""
+    seen: list[tuple[str, str]] = []
+
+    async def elicited(
+        context: HandlerContext, params: types.ElicitRequestParams
+    ) -> types.ElicitResult:
+        seen.append(("asked", WHOSE.get()))
+        return types.ElicitResult(action="decline")
+
+    async def log(params: types.LoggingMessageNotificationParams) -> None:
+        seen.append(("logged", WHOSE.get()))
+
+    async def report(progress: float, total: float | None, message: str | None) -> None:
+        seen.append(("reported", WHOSE.get()))
+
+    own: Any = {"elicitation_handler": elicited, "log_handler": log, "progress_handler": report}
+    async with made(way, scripted(), state, **own) as proxy:
+        async with fronted(proxy, around=with_whose) as url, http() as pool:
+            client = RawClient(pool, url, headers={"x-user": "the opening"})
+            await client.initialize()
+            await client.notify("notifications/initialized")
+            for name in ("ann", "bob"):
+                each = client.also(**{"x-user": name})
+                await each.do({"log": "said"}, {"progress": 1}, {"ask": form()})
+                assert sorted(seen) == [("asked", name), ("logged", name), ("reported", name)]
+                seen.clear()
 
 
 @pytest.mark.parametrize("make", [ProxyClient, create_proxy])
