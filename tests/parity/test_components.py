@@ -1,6 +1,5 @@
 """Parity rows 23 to 38: tools, resources, templates and prompts as objects."""
 
-import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -154,6 +153,17 @@ class Counting:
 async def detailed(state: State) -> AsyncGenerator[Counting]:
     async with ProxyClient(DETAILED, **state) as client:
         yield Counting(client)
+
+
+async def seen_of(client: Client | ProxyClient, method: str, tool: str = "do") -> list[Any]:
+    """Return the parameters of such requests that the quick server behind has seen."""
+    told = facts_of(await client.call_tool(tool, {"steps": [{"tells": "seen"}]}))
+    return [m["params"] for m in told["seen"] if m.get("method") == method]
+
+
+async def uris_read(client: Client | ProxyClient, tool: str = "do") -> list[str]:
+    """Return the URIs that the quick server behind was asked to read."""
+    return [params["uri"] for params in await seen_of(client, "resources/read", tool)]
 
 
 async def mirrors_of(provider: ProxyProvider) -> list[Component[Any]]:
@@ -322,6 +332,16 @@ async def test_row_30_a_rename_keeps_the_name_at_the_backend(state: State) -> No
             "note://{name}/part{?page,size}",
             "greet",
         ]
+    async with ProxyClient(complete(), **state) as quick:
+        provider = ProxyProvider(lambda: quick)
+        (resource,) = await provider.list_resources()
+        (template,) = await provider.list_resource_templates()
+        (prompt,) = await provider.list_prompts()
+        await resource.copy(uri="mine://one").read()
+        await template.copy(uri_template="mine://{name}").create_resource({"name": "two"})
+        await prompt.copy(name="mine").render()
+        assert await uris_read(quick) == ["note://one", "note://two/"]
+        assert [each["name"] for each in await seen_of(quick, "prompts/get")] == ["greet"]
     rules = Rules(rename_tools={"do": "make"}, rename_prompts={"greet": "hello"})
     inner = create_proxy(complete(), rules=rules, **state)
     outer = create_proxy(complete(), **state)
@@ -345,9 +365,12 @@ async def test_row_31_span_attributes_name_the_provider_and_the_original(state: 
         ("sessionproxy.backend.uri_template", "note://{name}/part{?page,size}"),
         ("sessionproxy.backend.name", "greet"),
     ]
-    for component, name in zip(found, names, strict=True):
-        assert component.get_span_attributes() == dict([provider, name])
-        assert component.copy(title="Other").get_span_attributes() == dict([provider, name])
+    renamed = [{"name": "mine"}, {"uri": "mine://one"}, {"uri_template": "mine://{name}"}]
+    for component, name, new in zip(found, names, [*renamed, {"name": "mine"}], strict=True):
+        copied = component.copy(**new)
+        assert copied.key != component.key
+        for each in (component, copied):
+            assert each.get_span_attributes() == dict([provider, name])
 
 
 async def test_row_32_all_contents_of_a_resource_are_read(state: State) -> None:
@@ -358,12 +381,6 @@ async def test_row_32_all_contents_of_a_resource_are_read(state: State) -> None:
         for name in type(direct).model_fields:
             assert getattr(resource, name) == getattr(direct, name), name
         assert plain(await resource.read()) == READ
-
-
-async def uris_read(client: Client, tool: str = "do") -> list[str]:
-    """Return the URIs that the quick server behind was asked to read."""
-    told = facts_of(await client.call_tool(tool, {"steps": [{"tells": "seen"}]}))
-    return [m["params"]["uri"] for m in told["seen"] if m.get("method") == "resources/read"]
 
 
 NAMED: Final = {"name": "a b/ü?", "page": "2&3", "size": "10"}
@@ -386,6 +403,10 @@ async def test_row_33_a_template_is_expanded_at_the_backend_with_its_own_uri(
         calls = factory.calls
         assert plain(await resource.read()) == READ
         assert factory.calls == calls, "it is held, not read again"
+    async with ProxyClient(complete(), **state) as client:
+        (template,) = await ProxyProvider(lambda: client).list_resource_templates()
+        await template.create_resource({"name": "a b/ü", "page": "2&3"})
+        assert await uris_read(client) == ["note://a%20b%2F%C3%BC/?page=2%263"]
 
 
 async def test_row_33_percent_encoding_survives_a_prefix_and_a_renamed_copy(state: State) -> None:
@@ -418,9 +439,11 @@ async def test_row_34_a_prompt_is_rendered_with_images_description_and_meta(stat
         for name in type(direct).model_fields:
             assert getattr(prompt, name) == getattr(direct, name), name
         assert plain(await prompt.render({"who": "Ann"})) == RENDERED
-    async with ProxyClient(scripted(), **state) as client:
-        found = await client.raw_request("prompts/get", b'{"name":"greet","arguments":{"who":"A"}}')
-        assert json.loads(found)["params"] == {"name": "greet", "arguments": {"who": "A"}}
+    async with ProxyClient(complete(), **state) as client:
+        (prompt,) = await ProxyProvider(lambda: client).list_prompts()
+        await prompt.render({"who": "Ann"})
+        (sent,) = await seen_of(client, "prompts/get")
+        assert (sent["name"], sent["arguments"]) == ("greet", {"who": "Ann"})
 
 
 async def test_row_35_starting_spawns_nothing(state: State, tmp_path: Path) -> None:
@@ -469,8 +492,8 @@ async def test_row_36_the_relay_passes_tasks_through(state: State) -> None:
 
 
 async def test_row_36_typed_components_run_at_once_or_say_why_not(state: State) -> None:
-    """PARITY 36: they ask for no task; a tool that must be one fails with the server's own words;
-    a copy that is asked for one runs at once, as nobody declares that it could not."""
+    """PARITY 36: they ask for no task; a tool that must be one fails with the server's own
+    words."""
     async with detailed(state) as factory:
         (tool,) = await ProxyProvider(factory).list_tools()
         assert tool.execution == types.ToolExecution(task_support="optional")
@@ -479,6 +502,25 @@ async def test_row_36_typed_components_run_at_once_or_say_why_not(state: State) 
         tool = ProxyTool.from_mcp_tool(lambda: client, types.Tool.model_validate(TOOL))
         with pytest.raises(MCPError, match="needs a task"):
             await tool.run()
+
+
+async def test_row_36_an_added_copy_that_is_asked_for_a_task_runs_at_once(state: State) -> None:
+    """PARITY 36: as nobody declares that it could not; its server is asked for no task."""
+    async with ProxyClient(complete(), **state) as client:
+        tool = await ProxyProvider(lambda: client).get_tool("do")
+        assert tool is not None
+        made = create_proxy(MCPServer("empty"), **state)
+        made.add_tool(tool.copy(name="mine"))
+        async with fronted(made) as url, connect(url) as front:
+            call = calling({"tells": "seen"}, name="mine")
+            answer = await front.request("tools/call", {**call, "task": {"ttl": 60000}})
+            (sent,) = (
+                each["params"]
+                for each in answer["result"]["structuredContent"]["seen"]
+                if each.get("method") == "tools/call"
+            )
+        assert sent["name"] == "do"
+        assert "task" not in sent
 
 
 CHANGES: Final[list[Callable[[Component[Any]], object]]] = [
