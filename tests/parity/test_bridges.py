@@ -3,6 +3,8 @@ gateway. The whole matrix is `tests.clients.test_matrix`; here it goes through `
 """
 
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
@@ -29,6 +31,7 @@ from tests.rig.embedded import scripted
 from tests.rig.http import calling, connect
 from tests.rig.proxy import EVERYTHING, ROOT
 from tests.rig.sdk import LISTING
+from tests.servers.everything import build
 
 from .rig import PATIENCE, elsewhere, fronted
 from .ways import ERAS, Person, State, do, found, text_of
@@ -65,31 +68,53 @@ async def asks(transport: Transport | str, mode: str = "legacy") -> None:
         assert len(person.asked) == 1
 
 
-@pytest.mark.parametrize("back", ["stdio", "http", "sse", "in process"])
-async def test_rows_69_to_73_each_transport_in_front_reaches_each_behind(
-    back: str, state: State
-) -> None:
-    """PARITY 69, 70, 71, 72, 73: F over stdio (which is what `run()` does), HTTP and SSE; B over
-    stdio, HTTP, SSE and in process: list + call + elicit in each cell."""
-    from contextlib import AsyncExitStack
+BACKS: Final = ("stdio", "http", "sse", "in process")
 
-    from tests.servers.everything import build
 
+@asynccontextmanager
+async def behind(back: str) -> AsyncGenerator[Any]:
+    """The everything server, as a target that is reached over this transport."""
+    if back in ("http", "sse"):
+        async with elsewhere(f"--{back}", "0") as target:
+            assert ("/sse" in target) == (back == "sse")
+            yield target
+    else:
+        yield list(EVERYTHING) if back == "stdio" else build
+
+
+@pytest.mark.parametrize("back", ["http", "sse"])
+async def test_row_69_clients_over_stdio_reach_servers_over_http(back: str, state: State) -> None:
+    """PARITY 69: which is what `run()` does."""
     with anyio.fail_after(2 * PATIENCE):
-        async with AsyncExitStack() as held:
-            target: Any = list(EVERYTHING)
-            if back in ("http", "sse"):
-                target = await held.enter_async_context(elsewhere(f"--{back}", "0"))
-                assert ("/sse" in target) == (back == "sse")
-            elif back == "in process":
-                target = build
-            async with fronted(create_proxy(target, **state)) as url:
-                await asks(url)
-                if back != "sse":
-                    await asks(url, ERAS[1])
-                await asks(sse_client(url.replace("/mcp", "/sse")))
-            if back in ("http", "sse"):  # row 69; from stdio to stdio is of the matrix
-                await asks(stdio_client(program(target, state)))
+        async with behind(back) as target:
+            await asks(stdio_client(program(target, state)))
+
+
+async def test_row_70_a_server_over_stdio_is_reached_over_http(state: State) -> None:
+    """PARITY 70: by clients of both eras."""
+    with anyio.fail_after(2 * PATIENCE):
+        async with behind("stdio") as target, fronted(create_proxy(target, **state)) as url:
+            for mode in ERAS:
+                await asks(url, mode)
+
+
+@pytest.mark.parametrize("back", BACKS)
+async def test_row_71_clients_of_http_with_sse_reach_each_server(back: str, state: State) -> None:
+    """PARITY 71: of 2024-11-05."""
+    with anyio.fail_after(2 * PATIENCE):
+        async with behind(back) as target, fronted(create_proxy(target, **state)) as url:
+            await asks(sse_client(url.replace("/mcp", "/sse")))
+
+
+@pytest.mark.parametrize("back", BACKS[1:])
+async def test_row_73_clients_of_http_reach_each_server(back: str, state: State) -> None:
+    """PARITY 73: with rows 69 to 71 the cells of the matrix, but for stdio to stdio, which is of
+    `tests.clients.test_matrix`."""
+    with anyio.fail_after(2 * PATIENCE):
+        async with behind(back) as target, fronted(create_proxy(target, **state)) as url:
+            await asks(url)
+            if back != "sse":
+                await asks(url, ERAS[1])
 
 
 async def test_row_72_the_default_transport_is_stdio(state: State) -> None:

@@ -217,17 +217,34 @@ def with_locals(made: Proxy) -> None:
     assert all(map(callable, (do, one, mine, greet)))
 
 
-async def test_rows_24_to_26_local_components_win_and_are_listed_once(state: State) -> None:
-    """PARITY 24, 25, 26: what the proxy has itself comes first, then what is mounted, then the
-    rest; and is used first."""
+def put_together(state: State) -> Proxy:
+    """Return a proxy of a server, with another one mounted and components of its own."""
     made = create_proxy(complete(), **state)
     made.mount(complete(), prefix="far")
     with_locals(made)
+    return made
+
+
+async def test_row_24_local_tools_win_and_are_listed_once(state: State) -> None:
+    """PARITY 24: what the proxy has itself comes first, then the rest, then what is mounted; and is
+    used first."""
+    made = put_together(state)
     async with fronts(made) as client:
         assert await names_of(client) == ["do", "undo", "far_do", "far_undo"]
         assert text_of(await client.call_tool("do", {})) == "here"
         assert facts_of(await client.call_tool("undo", {}))
         assert facts_of(await client.call_tool("far_do", {}))
+    async with made:  # the same from this process, as components
+        tool = await made.get_tool("do")
+        assert tool is not None
+        assert text_of(await tool.run()) == "here"
+        assert await made.get_tool("no such") is None
+
+
+async def test_row_25_local_resources_and_templates_win_and_are_listed_once(state: State) -> None:
+    """PARITY 25: as tools; a URI of a local template is read here."""
+    made = put_together(state)
+    async with fronts(made) as client:
         resources = [str(each.uri) for each in (await client.list_resources()).resources]
         assert resources == ["note://one", "note://far/one"]
         assert texts_of(await client.read_resource("note://one")) == ["read here"]
@@ -239,19 +256,22 @@ async def test_rows_24_to_26_local_components_win_and_are_listed_once(state: Sta
             "note://far/{name}/{?page}",
         ]
         assert texts_of(await client.read_resource("mine://it")) == ["made of it here"]
+    async with made:
+        resource = await made.get_resource("note://far/one")
+        assert resource is not None
+        assert texts_of(await resource.read()) == ["the first"]
+
+
+async def test_row_26_local_prompts_win_and_are_listed_once(state: State) -> None:
+    """PARITY 26: as tools."""
+    made = put_together(state)
+    async with fronts(made) as client:
         prompts = (await client.list_prompts()).prompts
         assert [prompt.name for prompt in prompts] == ["greet", "far_greet"]
         said = (await client.get_prompt("greet")).messages[0].content
         assert isinstance(said, types.TextContent)
         assert said.text == "rendered here"
-    async with made:  # the same from this process, as components
-        tool = await made.get_tool("do")
-        assert tool is not None
-        assert text_of(await tool.run()) == "here"
-        assert await made.get_tool("no such") is None
-        resource = await made.get_resource("note://far/one")
-        assert resource is not None
-        assert texts_of(await resource.read()) == ["the first"]
+    async with made:
         prompt = await made.get_prompt_component("greet")
         assert prompt is not None
         assert plain((await prompt.render()).messages[0])["content"]["text"] == "rendered here"

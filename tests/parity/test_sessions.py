@@ -162,6 +162,32 @@ async def test_row_59_sessions_says_who_has_a_run_of_a_server_in_this_process(
     assert len(made) == opened[sessions]
 
 
+@pytest.mark.parametrize("script", [{}, {"eof": [{"sleep": 600}]}], ids=["obedient", "stubborn"])
+async def test_row_60_a_stateful_client_counts_for_each_session_and_ends_with_it(
+    script: Json, state: State
+) -> None:
+    """PARITY 60: 1,2,3 for each client; gone within the grace after DELETE, also where the server
+    does not heed the end of its input."""
+    stateful = StatefulProxyClient(scripted(**script), stop_grace=0.5, **state)
+    async with fronted(create_proxy(ProxyProvider(stateful.new_stateful), **state)) as url:
+        async with connect(url) as ann, connect(url) as bob:
+            pids: list[object] = []
+            for client in (ann, bob):
+                facts = await facts_of(client)
+                assert [count for _, count in facts] == [1, 2, 3]
+                assert len({pid for pid, _ in facts}) == 1
+                pids.append(facts[0][0])
+            mine, other = pids
+            assert isinstance(mine, int)
+            assert isinstance(other, int)
+            assert mine != other
+            await ann.delete()
+            await gone(mine)
+            assert lives(other)
+            assert (await bob.do())["count"] == 4
+    await gone(other)
+
+
 async def test_row_61_a_stateful_factory_gives_one_copy_for_each_session_everywhere(
     state: State,
 ) -> None:
