@@ -2,7 +2,7 @@
 
 Two servers under their names, tools hidden and one renamed. One hook writes an audit log, another
 lets each user call ten tools in a minute. The endpoint is http://127.0.0.1:8080/mcp, or at the
-port in $PORT; each server alone is at /servers/NAME/mcp.
+port in $PORT; a proxy with hooks has none for each server alone, as that would go around them.
 """
 
 import logging
