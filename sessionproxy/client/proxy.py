@@ -107,8 +107,9 @@ def create_proxy(
     `observers` are shown every message. `rules` rename and hide components of the only server:
     `Rules`, or a mapping of the fields that a configuration has for it.
     `name` and `instructions`: how it introduces itself where it puts several servers together.
-    `settings`: any of the command line's, with underscores (`idle=60, max_sessions=8`); they win
-    over those that a configuration has in its part `sessionproxy`.
+    `settings`: any of the command line's but `mode`, `url` and `config`, with underscores
+    (`idle=60, max_sessions=8`); they win over those that a configuration has in its part
+    `sessionproxy`.
 
     Raises: ConfigError: the target, a setting, a hook or an observer is wrong.
     """
