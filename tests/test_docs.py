@@ -143,6 +143,7 @@ fastmcp.server.proxy fastmcp.server.providers.proxy fastmcp.server
 default_proxy_roots_handler default_proxy_sampling_handler default_proxy_elicitation_handler
 default_proxy_log_handler default_proxy_progress_handler
 ProxyManagerMixin
+ToolManager ResourceManager PromptManager Tool Resource ResourceTemplate Prompt
 ProxyToolManager get_tools list_tools call_tool
 ProxyResourceManager get_resources get_resource_templates list_resources list_resource_templates
 read_resource
