@@ -24,7 +24,7 @@ from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Losing, Upstream
 from ..core.reach import Scope, keep_in
 from ..core.waiting import WaitingRoom
-from ..errors import BackendError, BackendGone, ProxyError
+from ..errors import BackendError, BackendGone, ProxyError, RequestCancelled
 from ..wire import Bytes
 from ..wire.envelope import LOG_LEVELS, text
 from .introduction import Introduction
@@ -370,6 +370,10 @@ class Composite:
     ) -> Exchange:
         """Send something for a request of the client's."""
         inner = instead_of(exchange, method, params, then)
+        if exchange in self._works and exchange not in self._inner:
+            # It was cancelled in this very tick, which its task has yet to hear.
+            inner.settle(Outcome(failure=RequestCancelled("The request was cancelled.")))
+            return inner
         self._inner.setdefault(exchange, []).append((part, inner))
         part.request(inner)
         return inner

@@ -1,5 +1,6 @@
 """Several servers behind one session (issue "composite backend", DESIGN 5 for each of them)."""
 
+import asyncio  # noqa: TID251 - for what runs between two steps of a task
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from sessionproxy import ProxyClient, create_proxy
 from sessionproxy.core import waiting
 from sessionproxy.core.context import current_exchange
-from sessionproxy.core.exchange import Exchange
+from sessionproxy.core.exchange import Exchange, Forwarded
 from sessionproxy.core.hooks import CallNext, Request, Result
 from sessionproxy.core.session import Session
 from sessionproxy.core.state import EndReason, SessionState, StopReason
@@ -728,6 +729,37 @@ async def test_a_cancellation_reaches_the_server_that_works_on_it() -> None:
         seen = (await client.do({"tells": "seen"}, name="two_do"))["seen"]
         (told,) = (m["params"] for m in seen if m.get("method") == "notifications/cancelled")
         assert told["reason"] == "enough"
+
+
+async def test_a_cancellation_in_the_tick_in_which_a_page_of_a_list_arrives_leaves_nothing() -> (
+    None
+):
+    """DESIGN 5.9: nothing stays in flight, and no page is asked for that nobody waits for."""
+    page: Json = {"tools": [{"name": "t", "inputSchema": {"type": "object"}}], "nextCursor": "x"}
+    paged = scripted(on={"tools/list": [{"replies": {"result": page}}]})
+    pages: list[bool] = []
+
+    def cancel() -> None:
+        (session,) = proxy.manager.registry.awake()
+        with session.lease() as backend:
+            for exchange in backend.in_flight():
+                session.cancel(exchange)
+
+    def seen(frame: Forwarded) -> None:
+        if frame.method == "tools/list":
+            pages.append(frame.to_backend)
+            if not frame.to_backend:  # before whoever waits for the page goes on
+                asyncio.get_running_loop().call_soon(cancel)
+
+    async with embedded(servers(one=paged, two=paged), observers=[seen]) as proxy:
+        async with connect(proxy.url) as client:
+            answer = await client.request("tools/list", {})
+            assert answer["error"]["code"] == -32800
+            await client.request("ping")
+            (session,) = proxy.manager.registry.awake()
+            with session.lease() as backend:
+                assert backend.in_flight() == ()
+    assert pages.count(True) <= 2, "of each the first one"
 
 
 async def test_roots_and_what_nobody_knows_reach_all_servers_that_run() -> None:
