@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final, NamedTuple, Self, TypeAlias, TypeVar
 
 import anyio
+import msgspec
 
 from .. import wire
 from ..core.background import Background, Work
@@ -25,7 +26,7 @@ from ..core.ports import Backend, Identity, Losing, Upstream
 from ..core.reach import Scope, keep_in
 from ..core.waiting import WaitingRoom
 from ..errors import BackendError, BackendGone, ProxyError, RequestCancelled
-from ..wire import Bytes
+from ..wire import Bytes, Remembers
 from ..wire.envelope import LOG_LEVELS, text
 from .introduction import Introduction
 from .lists import Lists, none_of
@@ -33,6 +34,7 @@ from .names import KINDS, RESOURCES, TEMPLATES, Reference, could_be, reference_o
 from .names import Kind as Component
 from .parts import Member, Part
 from .renamed import UPDATED, unknown
+from .subscribed import Subscribed
 
 logger: Final = logging.getLogger(__name__)
 
@@ -54,6 +56,17 @@ _NO_CURSOR: Final = Outcome(error=b'{"code":-32602,"message":"no such cursor"}')
 _NOBODYS: Final = Outcome(
     error=b'{"code":-32601,"message":"the request does not say which of the servers it is for"}'
 )
+
+
+class Way(NamedTuple):
+    """How a request about one component has got to where it is."""
+
+    asked: str
+    """What the client calls it."""
+    by: Part | None = None
+    """Whose name for it was used last, if one has another for what others have."""
+    ran: Collection[Part] = ()
+    """Those that were there when it came; empty: nothing had to be waited for yet."""
 
 
 class CompositeLauncher(anyio.AsyncContextManagerMixin):
@@ -132,6 +145,7 @@ class Composite:
         """Of the progress that a client may tell of what it was asked: whose, and what that calls
         it. Two servers may well use the same."""
         self._last_token = 0
+        self._subscribed = Subscribed()
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -185,6 +199,7 @@ class Composite:
 
     def _settle(self, exchange: Exchange, outcome: Outcome) -> None:
         self._inner.pop(exchange, None)
+        self._subscribed.answered(exchange, outcome)
         exchange.settle(outcome)
 
     # -- one server --------------------------------------------------------------------------------
@@ -194,20 +209,20 @@ class Composite:
         exchange: Exchange,
         reference: Reference,
         params: Bytes | None,
-        by: Part | None = None,
-        ran: Collection[Part] = (),
+        way: Way | None = None,
     ) -> Rest | None:
         """Send a request about one component to the server that has it; return what is left to be
-        done for it, if that has to be found out, or is not there. `by`: whose name for it was used,
-        before this one. `ran`: those that were there when it came."""
-        found = self._candidates(reference, by)
+        done for it, if that has to be found out, or is not there. `way`: how it has got here; None:
+        as it came from the client."""
+        way = way or Way(reference.name)
+        found = self._candidates(reference, way.by)
         if not found:
             self._settle(exchange, unknown(exchange, reference))
             return None
         if len(found) > 1 or found[0][0].names.must_list(reference.kind, found[0][1]):
-            ran = ran or {part for part in self.parts if part.is_ready}
-            return partial(self._request_listed, exchange, reference, params, by, ran)
-        return self._request_original(exchange, *found[0], params, ran)
+            ran = way.ran or {part for part in self.parts if part.is_ready}
+            return partial(self._request_listed, exchange, reference, params, way._replace(ran=ran))
+        return self._request_original(exchange, *found[0], params, way)
 
     def _candidates(self, reference: Reference, by: Part | None = None) -> list[tuple[Part, str]]:
         """Return whose it may be, and what it is called there. `by`: the one that has another name
@@ -238,8 +253,7 @@ class Composite:
         exchange: Exchange,
         reference: Reference,
         params: Bytes | None,
-        by: Part | None,
-        ran: Collection[Part],
+        way: Way,
     ) -> None:
         """Find out by their lists which server has it; the one of the longest prefix if none. Of a
         URI that is in no list those who have a template for it come first.
@@ -249,10 +263,10 @@ class Composite:
         Raises: ProxyError: one that comes before who has it cannot say whether it has it too.
         """
         failed: dict[Part, ProxyError] = {}
-        for part, original in self._candidates(reference, by):
+        for part, original in self._candidates(reference, way.by):
             if not part.knows(reference.kind) or part.names.must_list(reference.kind, original):
                 await self._learn(exchange, part, reference.kind, params, failed)
-        found = self._candidates(reference, by)
+        found = self._candidates(reference, way.by)
         having = [(p, original) for p, original in found if p.has(reference.kind, original)]
         untagged = [(p, o) for p, o in found if p.names.shows_unlisted(reference.kind, o)]
         untagged.sort(key=lambda each: -len(each[0].names.prefix))
@@ -265,7 +279,7 @@ class Composite:
         if not likely:
             self._settle(exchange, unknown(exchange, reference))
         elif exchange.outcome is None:
-            rest = self._request_original(exchange, *likely[0], params, ran)
+            rest = self._request_original(exchange, *likely[0], params, way)
             if rest is not None:
                 await rest()
 
@@ -307,17 +321,23 @@ class Composite:
         part: Part,
         original: str,
         params: Bytes | None,
-        ran: Collection[Part],
+        way: Way,
     ) -> Rest | None:
         instead = part.instead(exchange.method, params, original)
         if instead is not None:
-            return self._request_named(exchange, *instead, by=part, ran=ran)
+            return self._request_named(exchange, *instead, way=way._replace(by=part))
         params = part.names.request(exchange.method, params, original)
         remembers = exchange.treatment.remembers
+        if remembers is Remembers.SUBSCRIBE:
+            self._subscribed.add(exchange, way.asked, part, original)
+        elif remembers is Remembers.UNSUBSCRIBE:
+            if self._subscribed.drop(way.asked, part, original):
+                self._settle(exchange, _DONE)
+                return None
         if remembers is None or part.is_ready or client_of(exchange).holder is not None:
-            return self._request_of(part, exchange, params, ran=part in ran)
+            return self._request_of(part, exchange, params, ran=part in way.ran)
         # The session's own: a server that nobody needs yet is told when it starts.
-        part.memory.note(remembers, params, exchange.origin)
+        part.memory.note(remembers, params)
         self._settle(exchange, _DONE)
         return None
 
@@ -370,6 +390,7 @@ class Composite:
     ) -> Exchange:
         """Send something for a request of the client's."""
         inner = instead_of(exchange, method, params, then)
+        inner.origin = None  # which of its clients wants what is known to the whole session
         if exchange in self._works and exchange not in self._inner:
             # It was cancelled in this very tick, which its task has yet to hear.
             inner.settle(Outcome(failure=RequestCancelled("The request was cancelled.")))
@@ -409,7 +430,7 @@ class Composite:
             exchange.settle(_NO_LEVEL)
             return
         for part in self.parts:
-            part.memory.note(wire.Remembers.LOG_LEVEL, params)
+            part.memory.note(Remembers.LOG_LEVEL, params)
         self._begin(exchange, partial(self._spread_level, exchange, params))
 
     async def _spread_level(self, exchange: Exchange, params: Bytes | None) -> None:
@@ -471,6 +492,7 @@ class Composite:
 
     def cancel(self, exchange: Exchange, params: Bytes | None) -> None:
         sent = self._inner.pop(exchange, ())
+        self._subscribed.answered(exchange, Outcome())
         if exchange in self._works:
             self._works[exchange].cancel()
         for part, inner in sent:
@@ -545,10 +567,25 @@ class Composite:
         exchange: Exchange | None,
     ) -> None:
         """Take a notification of a server's."""
-        if method == UPDATED:
-            params = part.names.updated(params)
-            encoded = wire.encode_notification(method, params)
-        self.upstream.notification(method, params, encoded, self.whose(exchange))
+        if method != UPDATED:
+            self.upstream.notification(method, params, encoded, self.whose(exchange))
+            return
+        for named in self._updated(part, params):
+            encoded = wire.encode_notification(method, named)
+            self.upstream.notification(method, named, encoded, self.whose(exchange))
+
+    def _updated(self, part: Part, params: Bytes | None) -> Sequence[Bytes | None]:
+        """Return the parameters of a notification about a resource, once for each URI that clients
+        have subscribed to."""
+        named = part.names.updated(params)
+        original, public = (text(wire.member(each, "uri")) for each in (params, named))
+        if named is None or original is None or public is None:
+            return [named]
+        uris = self._subscribed.told(part, original, public)
+        return [
+            named if uri == public else wire.with_member(named, "uri", msgspec.json.encode(uri))
+            for uri in uris
+        ]
 
     # -- the end -----------------------------------------------------------------------------------
 

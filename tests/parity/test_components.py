@@ -1,7 +1,7 @@
 """Parity rows 23 to 38: tools, resources, templates and prompts as objects."""
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -28,11 +28,12 @@ from sessionproxy import (
 )
 from sessionproxy.client.components import Component
 from tests.rig.embedded import gone, lives, scripted
-from tests.rig.http import calling, connect
+from tests.rig.http import Incoming, calling, connect, http
+from tests.rig.modern import Modern
 from tests.rig.sdk import FORM
 from tests.servers.tools import PNG
 
-from .rig import complete, facts_of, fronted, fronts, names_of, text_of, texts_of
+from .rig import RESULTS, complete, facts_of, fronted, fronts, names_of, text_of, texts_of
 
 State = dict[str, Any]
 
@@ -754,6 +755,120 @@ async def test_row_38_a_resource_that_was_copied_can_be_subscribed_to(state: Sta
         seen = (await client.do({"tells": "seen"}))["seen"]
         said = [m["method"] for m in seen if m.get("params", {}).get("uri") == about["uri"]]
         assert said == ["resources/subscribe", "resources/unsubscribe"]
+
+
+UPDATED: Final = "notifications/resources/updated"
+LAST: Final = "notifications/prompts/list_changed"
+
+
+@asynccontextmanager
+async def with_a_copied_resource(prefix: str, state: State) -> AsyncGenerator[tuple[str, str, str]]:
+    """Serve a proxy with `mine://one`, a copy of its `note://one`, mounted under a prefix; yield
+    its URL, and what the two are called there."""
+    inner = create_proxy(complete(), **state)
+    async with inner:
+        resource = await inner.get_resource("note://one")
+    assert resource is not None
+    inner.add_resource(resource.copy(uri="mine://one"))
+    outer = create_proxy(MCPServer("empty"), **state)
+    outer.mount(inner, prefix=prefix)
+    path = f"{prefix}/" if prefix else ""
+    async with fronted(outer) as url:
+        yield url, f"mine://{path}one", f"note://{path}one"
+
+
+def changing(uri: str) -> State:
+    """The step in which a server tells that a resource has changed."""
+    return {"note": {"method": UPDATED, "params": {"uri": uri}}}
+
+
+@pytest.mark.parametrize("prefix", ["", "m"])
+async def test_row_38_a_copied_resource_is_told_of_by_the_name_that_was_subscribed_to(
+    prefix: str, state: State
+) -> None:
+    """PARITY 38, 2025-11-25 server/resources#subscriptions: by both, where both were; a resource
+    beneath it has no name of its own under the copy."""
+    do = f"{prefix}_do" if prefix else "do"
+    async with with_a_copied_resource(prefix, state) as (url, mine, note):
+        async with connect(url) as client, client.listen() as listening:
+
+            async def told(changed: str) -> list[str]:
+                await client.do(changing(changed), {"note": {"method": LAST}}, name=do)
+                uris: list[str] = []
+                while (message := await listening.message())["method"] == UPDATED:
+                    uris.append(message["params"]["uri"])
+                return uris
+
+            await client.do(name=do)
+            beneath = f"{note}/part"
+            for method, uri, heard, deeper in (
+                ("subscribe", mine, [mine], [mine]),
+                ("subscribe", note, [mine, note], [mine, beneath]),
+                ("unsubscribe", mine, [note], [beneath]),
+            ):
+                assert "result" in await client.request(f"resources/{method}", {"uri": uri})
+                assert await told("note://one") == heard
+                assert await told("note://one/part") == deeper
+
+
+async def test_row_38_a_copy_and_its_original_are_subscribed_to_one_by_one(state: State) -> None:
+    """PARITY 38: the server is told to say no more of it once neither is subscribed to."""
+    async with with_a_copied_resource("", state) as (url, mine, note), connect(url) as client:
+
+        async def seen() -> list[str]:
+            said = (await client.do({"tells": "seen"}))["seen"]
+            return [m["method"] for m in said if m.get("params", {}).get("uri") == "note://one"]
+
+        for uri in (note, mine):
+            assert "result" in await client.request("resources/subscribe", {"uri": uri})
+        assert "result" in await client.request("resources/unsubscribe", {"uri": note})
+        assert await seen() == ["resources/subscribe", "resources/subscribe"]
+        assert "result" in await client.request("resources/unsubscribe", {"uri": mine})
+        assert (await seen())[-1] == "resources/unsubscribe"
+
+
+async def test_row_38_a_refused_subscription_to_a_copy_is_none(state: State) -> None:
+    """PARITY 38: it keeps nobody from ending the one that there is."""
+    refused = {"error": {"code": -32000, "message": "not now"}}
+    answers = {**RESULTS, "resources/unsubscribe": {}}
+    on = {method: [{"replies": {"result": answers[method]}}] for method in answers}
+    command = scripted(on={**on, "resources/subscribe": [{"replies": refused}]})
+    made = create_proxy(command, **state)
+    async with made:
+        resource = await made.get_resource("note://one")
+    assert resource is not None
+    made.add_resource(resource.copy(uri="mine://one"))
+    async with fronted(made) as url, connect(url) as client:
+        await client.do()
+        answer = await client.request("resources/subscribe", {"uri": "mine://one"})
+        assert answer["error"] == refused["error"]
+        assert "result" in await client.request("resources/unsubscribe", {"uri": "note://one"})
+        said = (await client.do({"tells": "seen"}))["seen"]
+        assert "resources/unsubscribe" in [message.get("method") for message in said]
+
+
+async def test_row_38_modern_clients_hear_of_a_copied_resource(state: State) -> None:
+    """PARITY 38, 2026-07-28 basic/patterns/subscriptions: each by what it listens for; the one who
+    leaves takes nothing from the other."""
+    async with with_a_copied_resource("", state) as (url, mine, note), http() as pool:
+        client = Modern(pool, url)
+        await client.call(name="do")
+
+        def listening(uri: str) -> AbstractAsyncContextManager[Incoming]:
+            filters = {"notifications": {"resourceSubscriptions": [uri]}}
+            return client.open("subscriptions/listen", filters)
+
+        async with listening(mine) as to_mine:
+            async with listening(note) as to_note:
+                for stream in (to_mine, to_note):
+                    await stream.until("notifications/subscriptions/acknowledged")
+                await client.call(changing("note://one"), name="do")
+                for stream, uri in ((to_mine, mine), (to_note, note)):
+                    assert (await stream.until(UPDATED))["params"]["uri"] == uri
+            found = await client.call({"tells": "seen"}, changing("note://one"), name="do")
+            assert (await to_mine.until(UPDATED))["params"]["uri"] == mine
+            said = [message.get("method") for message in found["structuredContent"]["seen"]]
+            assert "resources/unsubscribe" not in said
 
 
 async def test_row_38_a_copy_of_another_servers_tool_runs_there(state: State) -> None:
