@@ -12,14 +12,16 @@ import msgspec
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
+from ..backends.names import KINDS
 from ..core.exchange import Outcome
 from ..errors import BackendGone
 from ..wire import Bytes
 from .handlers import ProgressHandler, error_of
+from .written import keep_items, read
 
 M = TypeVar("M", bound=BaseModel)
 P = TypeVar("P", bound=types.PaginatedResult)
-T = TypeVar("T")
+T = TypeVar("T", bound=BaseModel)
 
 MAX_PAGES: Final = 1000
 """Pages of one list that are fetched."""
@@ -80,7 +82,7 @@ class Calls(ABC):
             fields["_meta"] = {**token, **(meta or {})}
         encoded = msgspec.json.encode(fields)
         result = await self.raw_request(method, encoded, progress_handler=progress_handler)
-        return kind.model_validate_json(result)
+        return read(kind, result)
 
     # -- lists -------------------------------------------------------------------------------------
 
@@ -114,7 +116,9 @@ class Calls(ABC):
                 if error.code != types.METHOD_NOT_FOUND:
                     raise
                 break
-            found += items(page)
+            listed = items(page)
+            keep_items(page, KINDS[method].member, listed)
+            found += listed
             cursor = page.next_cursor
             if cursor is None:
                 break

@@ -165,6 +165,8 @@ class ProxyResource(Component[types.Resource]):
 
     contents: "tuple[types.TextResourceContents | types.BlobResourceContents, ...] | None" = None
     """What it holds already; None: it is read when it is needed."""
+    was_read: types.ReadResourceResult | None = None
+    """What that is of."""
 
     @classmethod
     def from_mcp_resource(cls, client_factory: ClientFactory, resource: types.Resource) -> Self:
@@ -179,7 +181,8 @@ class ProxyResource(Component[types.Resource]):
         """Read it at the server, by the URI that it has there; all its contents, text and binary.
         Raises: as `ProxyClient.read_resource`."""
         if self.contents is not None:
-            return types.ReadResourceResult(contents=list(self.contents))
+            held = self.was_read or types.ReadResourceResult(contents=[])
+            return held.model_copy(update={"contents": list(self.contents)})
         async with await client_of(self.client_factory) as client:
             return await client.read_resource(self.backend_name)
 
@@ -215,8 +218,7 @@ class ProxyTemplate(Component[types.ResourceTemplate]):
 async def resource_at(template: ProxyTemplate, uri: str) -> ProxyResource:
     """Read what the server of a template has at a URI; return a resource that holds it.
     Raises: as `ProxyClient.read_resource`."""
-    async with await client_of(template.client_factory) as client:
-        result = await client.read_resource(uri)
+    result = await result_at(template, uri)
     found = types.Resource(
         uri=uri,
         name=template.definition.name,
@@ -225,8 +227,14 @@ async def resource_at(template: ProxyTemplate, uri: str) -> ProxyResource:
         mime_type=template.definition.mime_type,
     )
     made = ProxyResource(found, template.client_factory, uri)
-    made.__dict__["contents"] = tuple(result.contents)
+    made.__dict__.update(contents=tuple(result.contents), was_read=result)
     return made
+
+
+async def result_at(template: ProxyTemplate, uri: str) -> types.ReadResourceResult:
+    """Read what the server of a template has at a URI. Raises: as `ProxyClient.read_resource`."""
+    async with await client_of(template.client_factory) as client:
+        return await client.read_resource(uri)
 
 
 class ProxyPrompt(Component[types.Prompt]):

@@ -26,6 +26,7 @@ from ..config import ConfigError
 from ..core.exchange import Exchange, Outcome
 from ..core.reach import REACH, ask_client
 from ..wire import Bytes
+from .written import encoded
 
 M = TypeVar("M")
 
@@ -237,11 +238,6 @@ async def _awaited(handler: str, returned: Awaitable[M]) -> M:
         kind = type(returned).__name__
         raise TypeError(f"{handler}_handler must be a coroutine function; it returned a {kind}")
     return await returned
-
-
-def encoded(model: BaseModel) -> bytes:
-    """Return a model as it goes over the wire."""
-    return model.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
 def _meta_of(raw: bytes) -> Mapping[str, Any]:

@@ -33,11 +33,12 @@ from .components import (
     ProxyResource,
     ProxyTemplate,
     ProxyTool,
-    resource_at,
+    result_at,
 )
-from .handlers import default_proxy_progress_handler, encoded
+from .handlers import default_proxy_progress_handler
 from .launching import Given, HereLauncher
 from .relayed import METHOD_NOT_FOUND
+from .written import encoded, written
 
 logger: Final = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Components:
         if method not in lists:
             return None
         member, components = lists[method]
-        items = [encoded(each.definition) for each in components.values() if each.enabled]
+        items = [written(each.definition) for each in components.values() if each.enabled]
         return b'{"%b":[%b]}' % (member.encode(), b",".join(items))
 
     def instead(self, method: str, params: Bytes | None) -> Bytes | None:
@@ -192,7 +193,7 @@ class Components:
         made = self._template_of(uri)
         if made is None:
             return None
-        return await (await resource_at(*made)).read()
+        return await result_at(*made)
 
     def introduction(self) -> bytes:
         return msgspec.json.encode(
@@ -312,7 +313,7 @@ class Local:
         if result is None:
             error = types.ErrorData(code=types.INVALID_PARAMS, message="no such component")
             return Outcome(error=encoded(error))
-        return Outcome(result=encoded(result))
+        return Outcome(result=written(result))
 
     def notify(self, method: str, params: Bytes | None) -> None: ...
 

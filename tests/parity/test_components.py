@@ -871,6 +871,68 @@ async def test_row_38_modern_clients_hear_of_a_copied_resource(state: State) -> 
             assert "resources/unsubscribe" not in said
 
 
+@pytest.mark.parametrize("whose", ["own", "another proxy's"])
+async def test_row_38_a_copy_is_and_answers_what_its_server_has_written(
+    whose: str, state: State
+) -> None:
+    """PARITY 38, DESIGN 5.4: but for what was changed; unknown fields too, and with no defaults of
+    ours. A client of 2026-07-28 has what its era demands."""
+    unknown = {"x-unknown": {"n": None}}
+    answers = {method: {**ANSWERS[method], **unknown} for method in ANSWERS}
+    answers["tools/call"].pop("isError")
+    answers["resources/list"] = {"resources": [{**RESOURCE, **unknown}]}
+    answers["prompts/list"] = {"prompts": [{**PROMPT, **unknown}]}
+    answers["resources/templates/list"] = {"resourceTemplates": [{**TEMPLATE, **unknown}]}
+    on = {method: [{"replies": {"result": answers[method]}}] for method in answers}
+    back = create_proxy(scripted(on=on), **state)
+    front = back if whose == "own" else create_proxy(MCPServer("empty"), **state)
+    async with back:
+        tool = await back.get_tool("do")
+        resource = await back.get_resource("note://one")
+        template = await back.get_resource_template(TEMPLATE["uriTemplate"])
+        prompt = await back.get_prompt_component("greet")
+    assert tool is not None
+    assert resource is not None
+    assert template is not None
+    assert prompt is not None
+    hints = tool.annotations.model_copy(update={"title": "Mine"})
+    front.add_tool(tool.copy(name="mine", description="Ours.", title=None, annotations=hints))
+    front.add_resource(resource.copy(uri="mine://one"))
+    front.add_template(template.copy(uri_template="my://{name}/part{?page,size}"))
+    front.add_prompt(prompt.copy(name="hi"))
+    changed = {**TOOL, "name": "mine", "description": "Ours."}
+    changed["annotations"] = {**TOOL["annotations"], "title": "Mine"}
+    del changed["title"]
+    listed: dict[str, tuple[str, State]] = {
+        "tools/list": ("tools", changed),
+        "resources/list": ("resources", {**RESOURCE, **unknown, "uri": "mine://one"}),
+        "resources/templates/list": (
+            "resourceTemplates",
+            {**TEMPLATE, **unknown, "uriTemplate": "my://{name}/part{?page,size}"},
+        ),
+        "prompts/list": ("prompts", {**PROMPT, **unknown, "name": "hi"}),
+    }
+    asked: list[tuple[str, State]] = [
+        ("tools/call", {"name": "mine", "arguments": {}}),
+        ("resources/read", {"uri": "mine://one"}),
+        ("resources/read", {"uri": "my://it/part"}),
+        ("prompts/get", {"name": "hi"}),
+    ]
+    async with fronted(front) as url, http() as pool:
+        async with connect(url) as client:
+            for method, (member, expected) in listed.items():
+                assert (await client.request(method))["result"][member][0] == expected
+            for method, params in asked:
+                assert (await client.request(method, params))["result"] == answers[method]
+        modern = Modern(pool, url)
+        for method, params in asked:
+            result = (await modern.post(method, params)).json()["result"]
+            assert result.pop("resultType") == "complete"
+            assert ("ttlMs" in result) == ("cacheScope" in result) == (method == "resources/read")
+            same = {key: value for key, value in answers[method].items() if key != "_meta"}
+            assert {key: result[key] for key in same} == same
+
+
 async def test_row_38_a_copy_of_another_servers_tool_runs_there(state: State) -> None:
     """PARITY 38: a stateful client keeps a backend for each session that calls it; a disabled copy
     is neither listed nor called."""
