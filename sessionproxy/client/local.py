@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import Context
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 import mcp_types as types
 import msgspec
@@ -27,6 +27,7 @@ from ..version import VERSION
 from ..wire import Bytes
 from ..wire.envelope import progress_token, text
 from .components import (
+    ORDER,
     ClientFactory,
     Component,
     ProxyPrompt,
@@ -59,6 +60,10 @@ class Components:
         self.resources: dict[str, ProxyResource] = {}
         self.templates: dict[str, ProxyTemplate] = {}
         self.prompts: dict[str, ProxyPrompt] = {}
+        self._listed: dict[Component[Any], int] = {}
+        """When each was listed first, in `ORDER`."""
+        self._behind: dict[Component[Any], Component[Any]] = {}
+        """Of those that are copies of what was listed for another one here: that one."""
 
     def __bool__(self) -> bool:
         return bool(self.tools or self.resources or self.templates or self.prompts)
@@ -70,16 +75,35 @@ class Components:
             cannot be told.
         """
         if isinstance(component, ProxyTool):
-            self.tools[component.key] = component
+            self._add(self.tools, component)
         elif isinstance(component, ProxyResource):
-            self.resources[component.key] = component
+            self._add(self.resources, component)
         elif isinstance(component, ProxyTemplate):
             _check_renaming(component)
-            self.templates[component.key] = component
+            self._add(self.templates, component)
         elif isinstance(component, ProxyPrompt):
-            self.prompts[component.key] = component
+            self._add(self.prompts, component)
         else:
             raise TypeError(f"{type(component).__name__} is no component of a proxy")
+
+    def _add(self, components: dict[str, C], component: C) -> None:
+        behind = components.get(component.backend_name)
+        if behind is not None and self._is_of(component, behind):
+            self._behind[component] = behind
+        components[component.key] = component
+
+    def _is_of(self, component: Component[Any], other: Component[Any]) -> bool:
+        """Return whether what it is a copy of is another one here, and not what its server has by
+        the same name: that one had been listed by then, and says what was mirrored."""
+        own = component is not other and component.client_factory is self._own
+        was_listed = component.made_at > self._listed.get(other, component.made_at)
+        return own and was_listed and component.mirrors(other)
+
+    def _followed(self, component: C) -> C:
+        """Return what it runs: itself, or the last of those that it is a copy of."""
+        while (behind := self._behind.get(component)) is not None:
+            component = cast("C", behind)
+        return component
 
     def starts(self) -> HereLauncher:
         return HereLauncher(lambda given: Local.of(self, given))
@@ -97,7 +121,10 @@ class Components:
         if method not in lists:
             return None
         member, components = lists[method]
-        items = [written(each.definition) for each in components.values() if each.enabled]
+        shown = [each for each in components.values() if each.enabled]
+        for each in shown:
+            self._listed.setdefault(each, next(ORDER))
+        items = [written(each.definition) for each in shown]
         return b'{"%b":[%b]}' % (member.encode(), b",".join(items))
 
     def instead(self, method: str, params: Bytes | None) -> Bytes | None:
@@ -133,9 +160,11 @@ class Components:
         prompt = self.prompts.get(text(wire.member(ref, "name")) or "")
         template = self.templates.get(text(wire.member(ref, "uri")) or "")
         found: Component[Any] | None = _usable(prompt) or _usable(template)
-        if params is None or ref is None or found is None or found.client_factory is not self._own:
+        if params is None or ref is None or found is None:
             return None
-        key = "uri" if template is found else "name"
+        key, found = "uri" if template is found else "name", self._followed(found)
+        if found.client_factory is not self._own:
+            return None
         changed = wire.with_member(ref, key, msgspec.json.encode(found.backend_name))
         return None if changed is None else wire.with_member(params, "ref", changed)
 
@@ -143,14 +172,28 @@ class Components:
         """Return what is meant by a name or URI, and what its server calls that."""
         component: Component[Any] | None = None
         if method == "tools/call":
-            component = _usable(self.tools.get(name))
+            component = self._usable(self.tools, name)
         elif method == "prompts/get":
-            component = _usable(self.prompts.get(name))
-        elif (resource := _usable(self.resources.get(name))) is not None:
+            component = self._usable(self.prompts, name)
+        elif (resource := self._usable(self.resources, name)) is not None:
             component = resource if resource.contents is None else None
-        elif (made := self._template_of(name)) is not None:
-            return made
+        else:
+            return self._made(name)
         return None if component is None else (component, component.backend_name)
+
+    def _usable(self, components: Mapping[str, C], name: str) -> C | None:
+        """Return what the component of this name runs; None: there is none, or it is disabled."""
+        found = _usable(components.get(name))
+        return None if found is None else self._followed(found)
+
+    def _made(self, uri: str) -> tuple[ProxyTemplate, str] | None:
+        """Return the template that makes what has this URI, and what its server calls that."""
+        found = self._template_of(uri)
+        while found is not None and (behind := self._behind.get(found[0])) is not None:
+            template = cast("ProxyTemplate", behind)
+            original = _original(template, found[1])
+            found = None if original is None else (template, original)
+        return found
 
     def _template_of(self, uri: str, *, enabled: bool = True) -> tuple[ProxyTemplate, str] | None:
         """Return the template that a URI is of, and what its server calls that. `enabled`: or is
@@ -171,7 +214,7 @@ class Components:
         found = self._found(method, name)
         if found is not None and found[0].client_factory is self._own:
             return None  # only a request that could not be rewritten gets here: it has no session
-        if method == "tools/call" and (tool := _usable(self.tools.get(name))):
+        if method == "tools/call" and (tool := self._usable(self.tools, name)):
             meta = _object(params, "_meta")
             wants = "progressToken" in meta
             meta.pop("progressToken", None)
@@ -180,17 +223,17 @@ class Components:
                 progress_handler=default_proxy_progress_handler if wants else None,
                 meta=meta or None,
             )
-        if method == "prompts/get" and (prompt := _usable(self.prompts.get(name))):
+        if method == "prompts/get" and (prompt := self._usable(self.prompts, name)):
             return await prompt.render(_object(params, "arguments"))
         if method == "resources/read":
             return await self._read(name)
         return None
 
     async def _read(self, uri: str) -> BaseModel | None:
-        resource = _usable(self.resources.get(uri))
+        resource = self._usable(self.resources, uri)
         if resource is not None:
             return await resource.read()
-        made = self._template_of(uri)
+        made = self._made(uri)
         if made is None:
             return None
         return await result_at(*made)

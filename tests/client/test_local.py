@@ -23,7 +23,7 @@ from sessionproxy import (
 from sessionproxy.backends.names import RESOURCES
 from sessionproxy.client.components import Component
 from sessionproxy.client.local import Components
-from tests.parity.rig import fronted, fronts, names_of, text_of, texts_of
+from tests.parity.rig import complete, facts_of, fronted, fronts, names_of, text_of, texts_of
 from tests.rig.embedded import scripted
 from tests.rig.http import connect
 
@@ -380,6 +380,75 @@ class Reluctant(MCPServer[Any]):
             self.refusals -= 1
             raise MCPError(-32000, "not ready yet")
         return await super().list_tools()
+
+
+@pytest.mark.parametrize("whose", ["own", "another proxy's"])
+async def test_a_copy_of_what_a_copy_is_listed_as_runs_what_that_one_runs(
+    whose: str, state: State
+) -> None:
+    """PARITY 38: of every kind, twice over; also one that takes the place of what it is of."""
+    back = create_proxy(complete(), **state)
+    made = back if whose == "own" else create_proxy(MCPServer("empty"), **state)
+    source, before = back, ("do", "note://one", "note://{name}/{?page}", "greet")
+    for n in "123":
+        names = (f"t{n}", f"r{n}://one", f"m{n}://{{name}}{{?page}}", f"p{n}")
+        async with source:
+            tool = await source.get_tool(before[0])
+            resource = await source.get_resource(before[1])
+            template = await source.get_resource_template(before[2])
+            prompt = await source.get_prompt_component(before[3])
+        assert tool is not None
+        assert resource is not None
+        assert template is not None
+        assert prompt is not None
+        made.add_tool(tool.copy(name=names[0]))
+        made.add_resource(resource.copy(uri=names[1]))
+        made.add_template(template.copy(uri_template=names[2]))
+        made.add_prompt(prompt.copy(name=names[3]))
+        source, before = made, names
+    async with made:
+        again = await made.get_tool("t3")
+        assert again is not None
+        made.add_tool(again.copy(title="Better"))
+    async with fronts(made) as client:
+        for n in "123":
+            assert facts_of(await client.call_tool(f"t{n}", {}))
+            for uri in (f"r{n}://one", f"m{n}://it"):
+                assert texts_of(await client.read_resource(uri)) == ["the first"]
+            assert (await client.get_prompt(f"p{n}")).messages
+            if whose == "own":
+                ref = types.PromptReference(name=f"p{n}")
+                completed = await client.complete(ref, {"name": "who", "value": "A"})
+                assert completed.completion.values == ["Ann"]
+
+
+@pytest.mark.parametrize("listed_between", [True, False])
+async def test_two_copies_that_change_places_run_what_each_is_a_copy_of(
+    listed_between: bool, state: State
+) -> None:
+    """PARITY 38: though both are described in the same words and one is there already."""
+    server = MCPServer("two")
+
+    def told(name: str) -> None:
+        def tell() -> list[types.TextContent]:
+            return [types.TextContent(text=name)]
+
+        server.tool(name=name, structured_output=False)(tell)
+
+    told("do")
+    told("undo")
+    made = create_proxy(server, **state)
+    async with made:
+        one, other = await made.get_tool("do"), await made.get_tool("undo")
+    assert one is not None
+    assert other is not None
+    made.add_tool(one.copy(name="undo"))
+    if listed_between:
+        async with made:
+            assert len(await made.list_tools()) == 2
+    made.add_tool(other.copy(name="do"))
+    async with made:
+        assert [text_of(await made.call_tool(name)) for name in ("do", "undo")] == ["undo", "do"]
 
 
 async def test_a_server_that_cannot_be_listed_now_is_not_passed_over(state: State) -> None:
