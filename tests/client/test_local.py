@@ -420,6 +420,10 @@ async def test_a_copy_of_what_a_copy_is_listed_as_runs_what_that_one_runs(
                 ref = types.PromptReference(name=f"p{n}")
                 completed = await client.complete(ref, {"name": "who", "value": "A"})
                 assert completed.completion.values == ["Ann"]
+                steps = {"steps": [{"tells": "seen"}]}
+                seen = facts_of(await client.call_tool(f"t{n}", steps))["seen"]
+                calls = [m["params"]["name"] for m in seen if m.get("method") == "tools/call"]
+                assert set(calls) == {"do"}
 
 
 @pytest.mark.parametrize("listed_between", [True, False])
