@@ -42,6 +42,9 @@ def part(proxy: Embedded, name: str) -> Session:
     return found
 
 
+LOST_BY_ONE = {"kind": "state_lost", "outcome": "not_executed", "server": "one"}
+
+
 async def call(client: Client, name: str, *steps: Json, **more: object) -> Json:
     """Return the whole result of a call that takes `steps`."""
     answer = await client.request("tools/call", calling(*steps, name=name, **more))
@@ -425,7 +428,7 @@ async def test_a_server_that_dies_takes_nothing_of_the_others_along() -> None:
             await client.do({"release": "go"}, name="two_do", number=2)
             other = (await held.answer())["result"]["structuredContent"]
         told = await call(client, "one_do")
-        assert told["_meta"][FAULT] == {"kind": "state_lost", "outcome": "not_executed"}
+        assert told["_meta"][FAULT] == LOST_BY_ONE
         assert "Server 'one': The previous session state was lost" in text_of(told)
         after = await client.do({"tells": "seen"}, name="one_do")
         assert after["pid"] != before["pid"]
@@ -476,7 +479,7 @@ async def test_what_stands_before_the_servers_hides_no_loss(between: str) -> Non
         async with connect(proxy.url) as client:
             await call(client, name, {"exit": 1})
             told = await call(client, name)
-            assert told["_meta"][FAULT] == {"kind": "state_lost", "outcome": "not_executed"}
+            assert told["_meta"][FAULT] == LOST_BY_ONE
             assert "server 'one'" in text_of(told).lower()
             assert (await client.do(name=name))["count"] == 1
 
