@@ -38,7 +38,8 @@ async def in_capitals(request: Request, call_next: CallNext) -> Result:
     if request.method != "tools/call" or request.name != "weather":
         return result
     loud = [{**item, "text": item["text"].upper()} for item in result.value["content"]]
-    return Result.of({**result.value, "content": loud})
+    told = {"result": loud[0]["text"]}  # the same for programs
+    return Result.of({**result.value, "content": loud, "structuredContent": told})
 
 
 proxy = create_proxy(

@@ -251,7 +251,7 @@ class ProxyApp:
         else:
             logger.info("refused: unknown_path (%s)", _redacted(path))
             self._refusals[UnknownPath.reason] += 1
-            error = UnknownPath(self._not_found(path))
+            error = UnknownPath(self._not_found(path, scope.get("root_path", "")))
             await Connection(receive, send).problem(http_problem(error))
 
     def _front_at(self, path: str) -> tuple[Front, str | None]:
@@ -266,10 +266,14 @@ class ProxyApp:
             return running.front, None
         return front, _below(slash + at, "/mcp")
 
-    def _not_found(self, path: str) -> str:
+    def _not_found(self, path: str, root: str) -> str:
+        """`root`: where the application that serves us has put us."""
         if path.startswith(self.settings.path + "/s/"):
             return "not found: a name in the path has 1 to 256 letters, digits, and . _ ~ -"
-        return f"not found; the endpoint is {self.settings.path}"
+        each = beside(self.settings, SERVERS)
+        if path.startswith(each) and self.running.each and len(self.running.servers) > 1:
+            return f"not found; the endpoint of a server is {root}{each}NAME/mcp"
+        return f"not found; the endpoint is {root}{self.settings.path}"
 
     async def _lifespan_protocol(self, receive: Receive, send: Send) -> None:
         """ASGI specification, lifespan protocol."""

@@ -4,6 +4,7 @@ One table, `Settings`, from which the command line, the environment variables an
 documentation are made. Neighbours: `cli` fills it, `plan` reads it. Imports nothing of ours.
 """
 
+import difflib
 import enum
 import os
 from collections.abc import Mapping
@@ -422,6 +423,13 @@ IN_PYTHON: Final = "{}"
 """How a setting is called where it is an argument of a function."""
 
 
+def near(name: str) -> str:
+    """Return a hint at the setting that one which there is not may stand for; empty: there is none
+    like it."""
+    found = difflib.get_close_matches(name, Settings.__struct_fields__, n=1)
+    return f"; expected {found[0]}?" if found else ""
+
+
 def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Settings:
     """Return the settings with these values; the rest are defaults.
 
@@ -431,7 +439,7 @@ def settings_from(values: Mapping[str, object], *, named: str = "--{}") -> Setti
     """
     for name in values:
         if name not in Settings.__struct_fields__:
-            raise ConfigError(f"{named.format(name)}: no such setting")
+            raise ConfigError(f"{named.format(name)}: no such setting{near(name)}")
     values = {name: _listed(name, value, named=named) for name, value in values.items()}
     try:
         return msgspec.convert(values, Settings, strict=False)

@@ -141,7 +141,7 @@ def test_what_is_no_list_is_refused_with_an_example(given: dict[str, object], te
 
 def test_a_setting_that_does_not_exist_is_named() -> None:
     """DESIGN 11: a typo must not pass for the default."""
-    with pytest.raises(ConfigError, match="max_session: no such setting"):
+    with pytest.raises(ConfigError, match=r"max_session: no such setting; expected max_sessions\?"):
         settings_from({"max_session": 5}, named="{}")
 
 

@@ -127,6 +127,7 @@ async def test_the_in_process_example_hides_renames_and_changes_tools() -> None:
             assert tools == {"weather", "sum"}
             weather = await client.call_tool("weather", {"city": "Rome"})
             assert text_of(weather) == "SUNNY IN ROME"
+            assert weather.structured_content == {"result": "SUNNY IN ROME"}
             assert text_of(await client.call_tool("sum", {"a": 2, "b": 3})) == "5"
             with pytest.raises(Exception, match="internal_state"):
                 await client.call_tool("internal_state")

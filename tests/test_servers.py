@@ -841,3 +841,17 @@ def test_whatever_a_file_has_it_is_taken_or_refused(root: object) -> None:
     """DESIGN 11: never a traceback."""
     for mapping in ({"mcpServers": root}, {"mcpServers": {"a": root}}, {"sessionproxy": root}):
         assert refused({"b": WEATHER, **mapping}) in (True, False)
+
+
+@pytest.mark.parametrize("name", ["deny_tool", "denyTools", "allow_resorces"])
+def test_a_field_that_was_likely_meant_to_hide_something_is_warned_of(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other programs have fields of their own, so it is no error; nor is it silent."""
+    assert server(command="x", **{name: ["secret*"], "alwaysAllow": []}).extra.keys() == {
+        name,
+        "alwaysAllow",
+    }
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith(f"servers.json: mcpServers.weather.{name}: not known")
+    assert "deny_tools" in told or "allow_resources" in told

@@ -4,13 +4,12 @@ Nothing is started yet, and no command or directory is looked for. Neighbours: `
 `server` checks each server; whoever has the command line too checks the settings.
 """
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, cast
 
-from ..config import ConfigError, Settings
+from ..config import ConfigError, Settings, near
 from . import files
 from .server import Server, server_from
 from .wording import SERVER_NAME, SERVER_NAMES, shown
@@ -133,13 +132,8 @@ def _settings(part: object, where: str) -> Mapping[str, object]:
     for key, value in cast("Mapping[str, object]", part).items():
         name = str(key).replace("-", "_")
         if name not in Settings.__struct_fields__:
-            raise ConfigError(f"{where}.{shown(str(key))}: no such setting{_near(name)}")
+            raise ConfigError(f"{where}.{shown(str(key))}: no such setting{near(name)}")
         if name in values:
             raise ConfigError(f"{where}.{shown(str(key))}: stands there twice")
         values[name] = value
     return values
-
-
-def _near(name: str) -> str:
-    near = difflib.get_close_matches(name, Settings.__struct_fields__, n=1)
-    return f"; expected {near[0]}?" if near else ""

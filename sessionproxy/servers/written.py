@@ -4,6 +4,9 @@ From this the JSON Schema for editors is made. Neighbours: `server` makes of it 
 by.
 """
 
+import difflib
+import logging
+import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, TypeAlias, cast
 
@@ -13,6 +16,8 @@ from msgspec import Meta
 from ..config import Carrier, ConfigError
 from .rules import ToolChange
 from .wording import NEW_NAME, expected, shown
+
+logger: Final = logging.getLogger(__name__)
 
 Spelling: TypeAlias = Literal[
     "stdio", "local", "http", "streamable-http", "streamable_http", "streamableHttp", "sse"
@@ -171,6 +176,12 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+_OF_RULES: Final = [
+    name
+    for name in Written.__struct_fields__
+    if name.partition("_")[0] in ("allow", "deny", "rename", "include", "exclude")
+]
+
 FIELDS: Final = frozenset({*Written.__struct_fields__, *REFUSED})
 """Those that are known here."""
 
@@ -185,12 +196,23 @@ def written_from(members: Mapping[str, object], *, where: str) -> Written:
         if value is not None and value is not False:
             raise ConfigError(f"{where}.{name}: {instead}")
     known = {name: members[name] for name in Written.__struct_fields__ if name in members}
+    for name in members.keys() - FIELDS:
+        _hint_at(name, where)
     try:
         return msgspec.convert(known, Written)
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `")
         path = place.removeprefix("key` in `").removeprefix("$.").rstrip("`")
         raise ConfigError(f"{where}.{_told(known, text, path)}") from None
+
+
+def _hint_at(name: str, where: str) -> None:
+    """Warn of a field that is not known, and likely meant to hide something."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    near = difflib.get_close_matches(snake, _OF_RULES, n=1, cutoff=0.85)
+    if near:
+        text = "%s.%s: not known, and changes nothing; is %s meant?"
+        logger.warning(text, where, shown(name), near[0])
 
 
 def _told(known: Mapping[str, object], text: str, path: str) -> str:

@@ -136,7 +136,8 @@ async def test_a_retry_after_its_server_died_is_told_so() -> None:
         retry: Json = {**asks, "requestState": first["requestState"]}
         retry["inputResponses"] = {key: {"roots": []} for key in first["inputRequests"]}
         told = (await modern.post("tools/call", retry)).json()["result"]
-        assert told["_meta"]["sessionproxy/fault"] == {"kind": "state_lost", "outcome": "unknown"}
+        lost = {"kind": "state_lost", "outcome": "unknown", "server": "one"}
+        assert told["_meta"]["sessionproxy/fault"] == lost
         again = (await modern.post("tools/call", retry)).json()["result"]
         assert again["_meta"]["sessionproxy/fault"]["kind"] == "no_longer_waiting"
         assert (await modern.call(name="one_do"))["structuredContent"]["count"] == 1
