@@ -6,18 +6,15 @@ them of what a server lists; `client.local` serves those that are added to a pro
 """
 
 import copy as copies
-import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeAlias, TypeVar
 
 import mcp_types as types
-import msgspec
 from pydantic import BaseModel
 
 from ..servers import tags_of
 from .handlers import ProgressHandler
-from .written import written
 
 if TYPE_CHECKING:
     from .client import ProxyClient
@@ -28,9 +25,6 @@ ClientFactory: TypeAlias = "Callable[[], ProxyClient | Awaitable[ProxyClient]]"
 """A function that returns the client to use, at once or when awaited."""
 
 PROVIDER: Final = "ProxyProvider"
-
-ORDER: Final = itertools.count()
-"""Tells what came first: a component was mirrored, or another one was listed."""
 
 
 class ComponentIsMirrored(AttributeError):
@@ -60,24 +54,20 @@ class Component(Generic[M]):
     def __init__(self, definition: M, client_factory: ClientFactory, backend_name: str) -> None:
         self.__dict__.update(
             definition=definition,
-            mirrored=definition,
             client_factory=client_factory,
             backend_name=backend_name,
-            made_at=next(ORDER),
             is_mirrored=True,
             enabled=True,
         )
 
     definition: M
     """What the server lists, changed where it is a copy: a model of `mcp_types`."""
-    mirrored: M
-    """What the server listed, also where it is a copy."""
     client_factory: ClientFactory
     """Returns the client that it runs with."""
     backend_name: str
     """What the server calls it: its name, URI or URI template."""
-    made_at: int
-    """When it was mirrored, in `ORDER`."""
+    behind: "Component[M] | None" = None
+    """The copy that it stands for, where it mirrors a proxy that such a one was added to."""
     is_mirrored: bool
     """Whether it stands for what a server has, and cannot be changed; a copy can."""
     enabled: bool
@@ -121,11 +111,6 @@ class Component(Generic[M]):
         for name, value in changes.items():
             setattr(made, name, value)
         return made
-
-    def mirrors(self, other: "Component[Any]") -> bool:
-        """Return whether what it is a copy of was listed as this other one is."""
-        here, there = written(self.mirrored), written(other.definition)
-        return msgspec.json.decode(here) == msgspec.json.decode(there)
 
     def enable(self) -> None:
         """Raises: ComponentIsMirrored: it is no copy."""

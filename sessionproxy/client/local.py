@@ -27,7 +27,6 @@ from ..version import VERSION
 from ..wire import Bytes
 from ..wire.envelope import progress_token, text
 from .components import (
-    ORDER,
     ClientFactory,
     Component,
     ProxyPrompt,
@@ -60,10 +59,6 @@ class Components:
         self.resources: dict[str, ProxyResource] = {}
         self.templates: dict[str, ProxyTemplate] = {}
         self.prompts: dict[str, ProxyPrompt] = {}
-        self._listed: dict[Component[Any], int] = {}
-        """When each was listed first, in `ORDER`."""
-        self._behind: dict[Component[Any], Component[Any]] = {}
-        """Of those that are copies of what was listed for another one here: that one."""
 
     def __bool__(self) -> bool:
         return bool(self.tools or self.resources or self.templates or self.prompts)
@@ -74,35 +69,37 @@ class Components:
         Raises: TypeError: it is none of the kinds; ConfigError: what URIs of it are at its server
             cannot be told.
         """
-        if isinstance(component, ProxyTool):
-            self._add(self.tools, component)
-        elif isinstance(component, ProxyResource):
-            self._add(self.resources, component)
-        elif isinstance(component, ProxyTemplate):
+        if isinstance(component, ProxyTemplate):
             _check_renaming(component)
-            self._add(self.templates, component)
-        elif isinstance(component, ProxyPrompt):
-            self._add(self.prompts, component)
-        else:
-            raise TypeError(f"{type(component).__name__} is no component of a proxy")
+        self._of_kind(component)[component.key] = component
 
-    def _add(self, components: dict[str, C], component: C) -> None:
-        behind = components.get(component.backend_name)
-        if behind is not None and self._is_of(component, behind):
-            self._behind[component] = behind
-        components[component.key] = component
+    def mirrored(self, mirror: C) -> C:
+        """Return the mirror of what is listed in front, which may be a copy that was added here."""
+        behind = self._of_kind(mirror).get(mirror.key)
+        if behind is not None and behind.enabled:
+            mirror.__dict__["behind"] = behind
+        return mirror
 
-    def _is_of(self, component: Component[Any], other: Component[Any]) -> bool:
-        """Return whether what it is a copy of is another one here, and not what its server has by
-        the same name: that one had been listed by then, and says what was mirrored."""
-        own = component is not other and component.client_factory is self._own
-        was_listed = component.made_at > self._listed.get(other, component.made_at)
-        return own and was_listed and component.mirrors(other)
+    def _of_kind(self, component: C) -> dict[str, C]:
+        """Raises: TypeError: it is of none."""
+        for kind, those in (
+            (ProxyTool, self.tools),
+            (ProxyResource, self.resources),
+            (ProxyTemplate, self.templates),
+            (ProxyPrompt, self.prompts),
+        ):
+            if isinstance(component, kind):
+                return cast("dict[str, C]", those)
+        raise TypeError(f"{type(component).__name__} is no component of a proxy")
+
+    def _behind(self, component: C) -> C | None:
+        """Return the copy here that it is a copy of; None: it is one of what a server has."""
+        return cast("C | None", component.behind) if component.client_factory is self._own else None
 
     def _followed(self, component: C) -> C:
         """Return what it runs: itself, or the last of those that it is a copy of."""
-        while (behind := self._behind.get(component)) is not None:
-            component = cast("C", behind)
+        while (behind := self._behind(component)) is not None:
+            component = behind
         return component
 
     def starts(self) -> HereLauncher:
@@ -121,10 +118,7 @@ class Components:
         if method not in lists:
             return None
         member, components = lists[method]
-        shown = [each for each in components.values() if each.enabled]
-        for each in shown:
-            self._listed.setdefault(each, next(ORDER))
-        items = [written(each.definition) for each in shown]
+        items = [written(each.definition) for each in components.values() if each.enabled]
         return b'{"%b":[%b]}' % (member.encode(), b",".join(items))
 
     def instead(self, method: str, params: Bytes | None) -> Bytes | None:
@@ -189,10 +183,9 @@ class Components:
     def _made(self, uri: str) -> tuple[ProxyTemplate, str] | None:
         """Return the template that makes what has this URI, and what its server calls that."""
         found = self._template_of(uri)
-        while found is not None and (behind := self._behind.get(found[0])) is not None:
-            template = cast("ProxyTemplate", behind)
-            original = _original(template, found[1])
-            found = None if original is None else (template, original)
+        while found is not None and (behind := self._behind(found[0])) is not None:
+            original = _original(behind, found[1])
+            found = None if original is None else (behind, original)
         return found
 
     def _template_of(self, uri: str, *, enabled: bool = True) -> tuple[ProxyTemplate, str] | None:

@@ -440,24 +440,32 @@ class Proxy(Extended, Calls):
     async def get_tool(self, name: str) -> ProxyTool | None:
         """Return the mirror of a tool; None: there is none of this name."""
         found = {tool.name: tool for tool in await self.list_tools()}.get(name)
-        return None if found is None else ProxyTool.from_mcp_tool(self._factory, found)
+        if found is None:
+            return None
+        return self._components.mirrored(ProxyTool.from_mcp_tool(self._factory, found))
 
     async def get_resource(self, uri: str) -> ProxyResource | None:
         """Return the mirror of a resource; None: there is none with this URI."""
         found = {str(each.uri): each for each in await self.list_resources()}.get(uri)
-        return None if found is None else ProxyResource.from_mcp_resource(self._factory, found)
+        if found is None:
+            return None
+        return self._components.mirrored(ProxyResource.from_mcp_resource(self._factory, found))
 
     async def get_resource_template(self, uri_template: str) -> ProxyTemplate | None:
         """Return the mirror of a template; None: there is none that is written so."""
         listed = await self.list_resource_templates()
         found = {each.uri_template: each for each in listed}.get(uri_template)
-        return None if found is None else ProxyTemplate.from_mcp_template(self._factory, found)
+        if found is None:
+            return None
+        return self._components.mirrored(ProxyTemplate.from_mcp_template(self._factory, found))
 
     async def get_prompt_component(self, name: str) -> ProxyPrompt | None:
         """Return the mirror of a prompt; None: there is none of this name. (`get_prompt` renders
         one.)"""
         found = {each.name: each for each in await self.list_prompts()}.get(name)
-        return None if found is None else ProxyPrompt.from_mcp_prompt(self._factory, found)
+        if found is None:
+            return None
+        return self._components.mirrored(ProxyPrompt.from_mcp_prompt(self._factory, found))
 
 
 def _endpoint_beside(stream: str) -> str:
