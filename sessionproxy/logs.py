@@ -54,7 +54,7 @@ def set_up(*, level: str, as_json: bool) -> None:
     # Uvicorn tells of every start and stop; what it has to say of errors stays.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # These tell of every request, of its URL, which may be secret, and even of its headers.
-    for name in ("httpx2", "httpcore2"):
+    for name in ("httpx2", "httpcore2", "aiohttp"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 import anyio
-import httpx2
+from yarl import URL
 
 from ... import wire
 from ...core.exchange import Exchange, Outcome
@@ -27,7 +27,7 @@ from .mirror import Schemas, is_modern, mirrored, name_of
 from .refusal import HEADER_MISMATCH, Refusal, refusal_of
 from .session import UpstreamSession
 from .sse import EventReader
-from .web import POST_HEADERS, Letter, Web
+from .web import POST_HEADERS, Letter, Web, as_header, succeeded
 
 logger: Final = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class StreamableHttp:
     def __init__(
         self,
         web: Web,
-        url: httpx2.URL,
+        url: URL,
         label: str,
         *,
         max_line: int,
@@ -190,7 +190,7 @@ class StreamableHttp:
             url = self._session.url
             async with self._web.request("POST", url, headers, letter.message) as response:
                 self._web.taken(letter)
-                if not response.is_success:
+                if not succeeded(response):
                     refusal = await refusal_of(response)
                     if not refusal.is_failure:
                         self._session.not_executed(exchange.method)
@@ -202,7 +202,7 @@ class StreamableHttp:
             self._session.not_executed(exchange.method)
             raise
 
-    def _headers(self, letter: Letter, exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    def _headers(self, letter: Letter, exchange: Exchange) -> list[tuple[str, str]]:
         if not is_modern(exchange):
             return self._session.headers(letter.authorization)
         params = _params_of(letter)
@@ -219,7 +219,7 @@ class StreamableHttp:
     # -- what was refused, and so not executed -----------------------------------------------------
 
     async def _mended(
-        self, refusal: Refusal, letter: Letter, exchange: Exchange, used: bytes | None
+        self, refusal: Refusal, letter: Letter, exchange: Exchange, used: str | None
     ) -> bool:
         """Return whether another try will fare better: something is different, then."""
         if is_modern(exchange):
@@ -295,8 +295,8 @@ def _params_of(letter: Letter) -> Bytes | None:
 
 def _modern_headers(
     method: str, params: Bytes | None, letter: Letter, schema: Bytes | None = None
-) -> list[tuple[bytes, bytes]]:
+) -> list[tuple[str, str]]:
     headers = mirrored(method, params, schema)
     if letter.authorization:
-        headers.append((b"authorization", letter.authorization))
+        headers.append(as_header(letter.authorization))
     return headers

@@ -9,9 +9,9 @@ import logging
 from contextlib import aclosing
 from typing import Final
 
+import aiohttp
 import anyio
 import anyio.lowlevel
-import httpx2
 
 from ... import wire
 from ...core.exchange import Exchange, Outcome
@@ -22,7 +22,7 @@ from .mirror import Schemas, is_modern
 from .refusal import PASSING
 from .session import UpstreamSession, result_of
 from .sse import EVENTS, EventReader
-from .web import GET_HEADERS, Web, chunks, media_type, whole
+from .web import GET_HEADERS, Web, chunks, media_type, succeeded, whole
 
 logger: Final = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ class Incoming:
 
     # -- the answer to a POST ----------------------------------------------------------------------
 
-    async def answer(self, response: httpx2.Response, exchange: Exchange) -> EventReader | None:
+    async def answer(
+        self, response: aiohttp.ClientResponse, exchange: Exchange
+    ) -> EventReader | None:
         """Read an answer; return what it was read with, where it is a stream that broke off.
 
         Raises: BackendFailed: it is none, or was broken off for good.
@@ -77,7 +79,7 @@ class Incoming:
                 logger.debug("session %s: %s", self._label, error)
             return None if exchange.outcome is not None else reader
         if kind != "application/json":
-            what = f"with {kind}" if kind else f"nothing (HTTP {response.status_code})"
+            what = f"with {kind}" if kind else f"nothing (HTTP {response.status})"
             raise BackendFailed(f"The backend answered {what} where the result was due.")
         body = await whole(response, self._max_line)
         if body is None:
@@ -88,7 +90,7 @@ class Incoming:
         return None
 
     async def read(
-        self, response: httpx2.Response, reader: EventReader, exchange: Exchange | None
+        self, response: aiohttp.ClientResponse, reader: EventReader, exchange: Exchange | None
     ) -> None:
         """Hand on what a stream says, to its end; of a request's, until shortly after its answer.
 
@@ -155,19 +157,19 @@ class Incoming:
         try:
             headers = self._get(exchange, reader)
             async with self._web.request("GET", self._session.url, headers) as response:
-                if not response.is_success or media_type(response) != EVENTS:
-                    return response.status_code
+                if not succeeded(response) or media_type(response) != EVENTS:
+                    return response.status
                 self._offered = True
                 await self.read(response, reader, exchange)
         except BackendError as error:
             logger.debug("session %s: a stream broke off: %s", self._label, error)
         return None
 
-    def _get(self, exchange: Exchange | None, reader: EventReader) -> list[tuple[bytes, bytes]]:
+    def _get(self, exchange: Exchange | None, reader: EventReader) -> list[tuple[str, str]]:
         authorization = None if exchange is None else self._session.own(exchange.context)
         headers = [*GET_HEADERS, *self._session.headers(authorization)]
         if reader.last_id:
-            headers.append((b"last-event-id", reader.last_id))
+            headers.append(("last-event-id", reader.last_id.decode(errors="replace")))
         return headers
 
     # -- the GET stream ----------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from contextlib import aclosing
 from functools import partial
 from typing import Final
 
+import aiohttp
 import anyio
 import anyio.lowlevel
-import httpx2
+from yarl import URL
 
 from ... import wire
 from ...core.context import caller_authorization
@@ -24,7 +25,16 @@ from ...errors import BackendError, BackendFailed, Exit, ProxyError
 from ...wire import Kind, Oversize
 from .refusal import METHOD_NOT_FOUND, refusal_of
 from .sse import EVENTS, Event, EventReader
-from .web import GET_HEADERS, POST_HEADERS, Letter, Web, chunks, media_type
+from .web import (
+    GET_HEADERS,
+    POST_HEADERS,
+    Letter,
+    Web,
+    as_header,
+    chunks,
+    media_type,
+    succeeded,
+)
 
 logger: Final = logging.getLogger(__name__)
 
@@ -48,7 +58,7 @@ class LegacySse:
     """A `Transport`. `attach` it to its relay before anything is sent."""
 
     def __init__(
-        self, web: Web, url: httpx2.URL, label: str, *, max_line: int, forwards: bool = False
+        self, web: Web, url: URL, label: str, *, max_line: int, forwards: bool = False
     ) -> None:
         """`max_line`: bytes of one message. `forwards`: the callers' credentials go along."""
         self._web = web
@@ -62,7 +72,7 @@ class LegacySse:
         self._reading: anyio.CancelScope | None = None
         self._posting = False
         self._over = False
-        self._endpoint: httpx2.URL | None = None
+        self._endpoint: URL | None = None
         self._failure: ProxyError = BackendFailed("The backend named no endpoint on its stream.")
         self._decided = Latch()
         """It has named its endpoint, or never will."""
@@ -90,9 +100,9 @@ class LegacySse:
         why = "it closed its event stream"
         try:
             async with self._web.request("GET", self._url, headers) as response:
-                if response.is_success and media_type(response) == EVENTS:
+                if succeeded(response) and media_type(response) == EVENTS:
                     await self._read(response)
-                elif response.is_success:
+                elif succeeded(response):
                     self._failure = BackendFailed("The backend answered with no event stream.")
                 else:
                     self._failure = (await refusal_of(response)).failure()
@@ -102,7 +112,7 @@ class LegacySse:
         if self._endpoint is not None:
             self._end(why)
 
-    async def _read(self, response: httpx2.Response) -> None:
+    async def _read(self, response: aiohttp.ClientResponse) -> None:
         reader = EventReader(self._max_line)
         async with aclosing(chunks(response)) as incoming:
             async for chunk in incoming:
@@ -123,8 +133,8 @@ class LegacySse:
         if event.name != b"endpoint" or not isinstance(event.data, bytes):
             return False
         try:
-            there = self._url.join(event.data.decode())
-        except (UnicodeDecodeError, httpx2.InvalidURL):
+            there = self._url.join(URL(event.data.decode()))
+        except ValueError:
             return False
         if _origin(there) != _origin(self._url):
             self._failure = BackendFailed("The backend named an endpoint of another origin.")
@@ -168,8 +178,8 @@ class LegacySse:
         self._authorization = found or self._authorization
         return self._authorization if found is None else found
 
-    def _credential(self, value: bytes | None) -> list[tuple[bytes, bytes]]:
-        return [(b"authorization", value)] if value else []
+    def _credential(self, value: bytes | None) -> list[tuple[str, str]]:
+        return [as_header(value)] if value else []
 
     async def _post_all(self) -> None:
         """Deliver what is queued, in order."""
@@ -209,7 +219,7 @@ class LegacySse:
         assert self._endpoint is not None
         headers = (*POST_HEADERS, *self._credential(letter.authorization))
         async with self._web.request("POST", self._endpoint, headers, letter.message) as response:
-            return None if response.is_success else (await refusal_of(response)).failure()
+            return None if succeeded(response) else (await refusal_of(response)).failure()
 
     def cancel(self, exchange: Exchange) -> bool:
         return False
@@ -234,5 +244,5 @@ class LegacySse:
         await self._web.close()
 
 
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+def _origin(url: URL) -> tuple[str, str | None, int | None]:
     return url.scheme, url.host, url.port

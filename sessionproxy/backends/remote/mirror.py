@@ -43,24 +43,24 @@ def name_of(method: str, params: Bytes | None) -> str | None:
 
 def mirrored(
     method: str, params: Bytes | None, schema: Bytes | None = None
-) -> list[tuple[bytes, bytes]]:
+) -> list[tuple[str, str]]:
     """Return the headers for a modern request. `schema`: input schema of the tool it calls."""
     from mcp.shared.inbound import encode_header_value  # the SDK takes long to import
 
     version = text(read_meta(read_request(params).meta).version) or wire.MODERN_VERSIONS[-1]
     headers = [
-        (b"mcp-protocol-version", version.encode()),
-        (b"mcp-method", method.encode()),
+        ("mcp-protocol-version", version),
+        ("mcp-method", method),
     ]
     name = name_of(method, params)
     if name is not None:
-        headers.append((b"mcp-name", encode_header_value(name).encode()))
+        headers.append(("mcp-name", encode_header_value(name)))
     if schema is not None:
         headers += _of_arguments(bytes(schema), wire.member(params, "arguments"))
     return headers
 
 
-def _of_arguments(schema: bytes, arguments: Bytes | None) -> list[tuple[bytes, bytes]]:
+def _of_arguments(schema: bytes, arguments: Bytes | None) -> list[tuple[str, str]]:
     from mcp.shared.inbound import mcp_param_headers
 
     wanted = _header_map(schema)
@@ -71,7 +71,7 @@ def _of_arguments(schema: bytes, arguments: Bytes | None) -> list[tuple[bytes, b
     except msgspec.DecodeError:  # no object: the upstream is to say so
         return []
     found = mcp_param_headers(wanted, given)
-    return [(name.lower().encode(), value.encode()) for name, value in found.items()]
+    return [(name.lower(), value) for name, value in found.items()]
 
 
 @lru_cache(maxsize=256)

@@ -6,10 +6,11 @@ Neighbours: `http` and `legacy` ask.
 import logging
 from typing import Final, NamedTuple
 
+import aiohttp
 import anyio
-import httpx2
 import msgspec
 from msgspec import Raw
+from yarl import URL
 
 from ...core.exchange import Exchange, Outcome
 from ...errors import BackendFailed, BackendRefused, ProxyError
@@ -115,9 +116,9 @@ def _error(code: int, message: str) -> bytes:
     return msgspec.json.encode({"code": code, "message": message})
 
 
-async def refusal_of(response: httpx2.Response) -> Refusal:
+async def refusal_of(response: aiohttp.ClientResponse) -> Refusal:
     """Read what a response without success says. Bounded."""
-    status = response.status_code
+    status = response.status
     if 300 <= status < 400:
         _log_redirect(response)
         return Refusal(status, None)
@@ -135,12 +136,12 @@ async def refusal_of(response: httpx2.Response) -> Refusal:
     return Refusal(status, error, found.code, found.message)
 
 
-def _log_redirect(response: httpx2.Response) -> None:
+def _log_redirect(response: aiohttp.ClientResponse) -> None:
     """Tell the operator where it wanted us to go, without what may be secret of it."""
     try:
-        there = response.request.url.join(response.headers.get("location", ""))
-        shown = there.copy_with(query=None, fragment=None, username=None, password=None)
-    except httpx2.InvalidURL:
+        there = response.url.join(URL(response.headers.get("location", "")))
+        shown = str(there.with_query(None).with_fragment(None).with_user(None))
+    except ValueError:
         shown = "somewhere that is no URL"
     logger.warning(
         "the backend redirects to %s, which is not followed; if that is right, give it as --url",

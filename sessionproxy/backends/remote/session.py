@@ -12,9 +12,10 @@ from contextlib import aclosing
 from contextvars import Context
 from typing import Final
 
+import aiohttp
 import anyio
-import httpx2
 import msgspec
+from yarl import URL
 
 from ... import wire
 from ...core.context import caller_authorization
@@ -23,7 +24,17 @@ from ...errors import BackendError
 from ...wire import Oversize
 from .refusal import Refusal, refusal_of
 from .sse import EVENTS, EventReader
-from .web import POST_HEADERS, Headers, Letter, Web, chunks, media_type, whole
+from .web import (
+    POST_HEADERS,
+    Headers,
+    Letter,
+    Web,
+    as_header,
+    chunks,
+    media_type,
+    succeeded,
+    whole,
+)
 
 logger: Final = logging.getLogger(__name__)
 
@@ -53,7 +64,7 @@ class UpstreamSession:
     def __init__(
         self,
         web: Web,
-        url: httpx2.URL,
+        url: URL,
         label: str,
         *,
         max_line: int,
@@ -71,10 +82,10 @@ class UpstreamSession:
         self._authorization: bytes | None = None
         """The latest of a caller: for what is sent on nobody's behalf."""
         # Moves with the upstream's session.
-        self.id: bytes | None = None
+        self.id: str | None = None
         self.opening: Letter | None = None
         self.initialized: bytes | None = None
-        self._version: bytes | None = None
+        self._version: str | None = None
         self._sent = 0
         """Requests that may have changed something: all but those that were certainly refused."""
         self._renewing = anyio.Lock()
@@ -95,16 +106,16 @@ class UpstreamSession:
         get = caller_authorization.get
         return get() if context is None else context.get(caller_authorization)
 
-    def headers(self, authorization: bytes | None = None) -> list[tuple[bytes, bytes]]:
+    def headers(self, authorization: bytes | None = None) -> list[tuple[str, str]]:
         """Return what every request of the handshake era has."""
-        headers: list[tuple[bytes, bytes]] = []
+        headers: list[tuple[str, str]] = []
         if self.id is not None:
-            headers.append((b"mcp-session-id", self.id))
+            headers.append(("mcp-session-id", self.id))
         if self._version is not None:
-            headers.append((b"mcp-protocol-version", self._version))
+            headers.append(("mcp-protocol-version", self._version))
         authorization = self._authorization if authorization is None else authorization
         if authorization:
-            headers.append((b"authorization", authorization))
+            headers.append(as_header(authorization))
         return headers
 
     # -- its life ----------------------------------------------------------------------------------
@@ -114,7 +125,7 @@ class UpstreamSession:
         self.opening = letter
         self.id = self._version = None
 
-    def opened(self, response: httpx2.Response) -> None:
+    def opened(self, response: aiohttp.ClientResponse) -> None:
         """It was taken."""
         self.id = _id_of(response)
 
@@ -123,7 +134,7 @@ class UpstreamSession:
         result = result_of(line)
         version = None if result is None else wire.text_member(result, "protocolVersion")
         if version is not None:
-            self._version = version.encode()
+            self._version = version
 
     def sends(self, method: str) -> None:
         """A request is about to be sent. Whatever becomes of it, it may have been executed."""
@@ -133,7 +144,7 @@ class UpstreamSession:
         """It was certainly refused."""
         self._sent -= method not in STATELESS
 
-    async def renew(self, used: bytes, refused: Exchange | None = None) -> bool:
+    async def renew(self, used: str, refused: Exchange | None = None) -> bool:
         """The upstream does not know the session `used` any more: return whether there is another
         now. `refused`: the request by which that came out, if it was one."""
         async with self._renewing:
@@ -154,14 +165,14 @@ class UpstreamSession:
         headers = (*POST_HEADERS, *self.headers())  # the opening's own may be out of date
         try:
             async with self._web.request("POST", self.url, headers, opening.message) as response:
-                found = _id_of(response) if response.is_success else None
+                found = _id_of(response) if succeeded(response) else None
                 result = await result_in(response, self._max_line)
             self._version = version
             if result is None or found is None:
                 return False
             self.id = found
-            agreed = wire.text_member(result, "protocolVersion") or ""
-            if version is None or agreed.encode() != version:  # the client would have to be told
+            agreed = wire.text_member(result, "protocolVersion")
+            if version is None or agreed != version:  # the client would have to be told
                 await self.delete()
                 return False
             if self.initialized is not None:
@@ -175,7 +186,7 @@ class UpstreamSession:
         """Post what has no answer. Raises: BackendError: it was not delivered."""
         headers = (*POST_HEADERS, *self.headers(letter.authorization))
         async with self._web.request("POST", self.url, headers, letter.message) as response:
-            return None if response.is_success else await refusal_of(response)
+            return None if succeeded(response) else await refusal_of(response)
 
     async def delete(self) -> None:
         """Tell the upstream that its session is over. One that does not care says 405."""
@@ -194,12 +205,12 @@ class UpstreamSession:
             return await result_in(response, self._max_line)
 
 
-def _id_of(response: httpx2.Response) -> bytes | None:
+def _id_of(response: aiohttp.ClientResponse) -> str | None:
     """Return the session id that a response carries; None: none, or none that is allowed."""
-    found: str | None = response.headers.get("mcp-session-id")
+    found = response.headers.get("mcp-session-id")
     if not found or len(found) > MAX_ID:
         return None
-    return found.encode() if all("!" <= c <= "~" for c in found) else None
+    return found if all("!" <= c <= "~" for c in found) else None
 
 
 class _Answered(msgspec.Struct):
@@ -214,12 +225,12 @@ def result_of(line: bytes) -> msgspec.Raw | None:
         return None
 
 
-async def result_in(response: httpx2.Response, max_line: int) -> wire.Bytes | None:
+async def result_in(response: aiohttp.ClientResponse, max_line: int) -> wire.Bytes | None:
     """Return the first result in what answers a request of our own; None where there is none.
 
     Raises: BackendFailed: the connection broke.
     """
-    if not response.is_success:
+    if not succeeded(response):
         return None
     if media_type(response) != EVENTS:
         return result_of(await whole(response, max_line) or b"")

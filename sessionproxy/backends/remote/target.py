@@ -8,28 +8,30 @@ import socket
 import ssl
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Final
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
-import httpx2
+import aiohttp
+from yarl import URL
 
 from ...config import Carrier, ConfigError
 
 CONNECT_TIMEOUT: Final = 10.0
-WRITE_TIMEOUT: Final = 60.0
-"""Seconds for a connection, its TLS included, and for one that takes nothing of what is written.
-How long a server may take to answer is the session's business: `start_timeout`, `call_timeout`."""
+"""Seconds for a connection, its TLS included. How long a server may take to answer is the session's
+business: `start_timeout`, `call_timeout`."""
 
 KEEPALIVE: Final = 4.0
 """Seconds for which an unused connection is kept: many servers close theirs after five, and what is
 written at that moment is lost."""
 
-MAX_KEPT: Final = 4
-"""Unused connections of one session."""
-
 DEAD_PEER: Final = 30
-"""Seconds after which a peer that acknowledges nothing counts as gone: a call may wait for its
-answer for hours, and so may a stream."""
+"""Seconds after which a peer that acknowledges nothing, or takes nothing of what is written, counts
+as gone: a call may wait for its answer for hours, and so may a stream."""
+
+MAX_HEAD: Final = 16 * 1024
+"""Bytes of one line of a response's head."""
 
 PROBE_EVERY: Final = 10
 
@@ -41,9 +43,6 @@ RESERVED: Final = frozenset(
     }
 )  # fmt: skip
 """Headers that are the protocol's own."""
-
-_NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Where none is spoken; each client would make one of its own, of some hundred kilobytes."""
 
 _NO_URL: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 """What no URL has in it; the library lets some of it pass, and fails with it later."""
@@ -70,12 +69,14 @@ class Target:
 
         Raises: ConfigError: one of them is wrong.
         """
-        self.url: httpx2.URL = _checked(url)
+        self.url, credential = _checked(url)
         self.carrier = carrier
         self.forwards = forwards
         self._headers = _assigned(headers)
         names = {name for name, _ in self._headers}
-        if forwards and ("authorization" in names or self.url.userinfo):
+        if credential is not None and "authorization" not in names:
+            self._headers.append(("authorization", credential))
+        if forwards and (credential is not None or "authorization" in names):
             text = "--forward-authorization: --header or --url has a credential already"
             raise ConfigError(text)
         if "user-agent" not in names:
@@ -83,56 +84,60 @@ class Target:
         self._proxy = _proxy_of(self.url)
         if ca is not None and self.url.scheme != "https":
             raise ConfigError("--upstream-ca: --url is not https")
-        self._tls = _tls(ca) if self.url.scheme == "https" else _NO_TLS
-        try:
-            self._transport()
-        except ImportError:
-            raise ConfigError("ALL_PROXY: SOCKS proxies need the package socksio") from None
+        self._tls = _tls(ca) if self.url.scheme == "https" else True
 
     def __repr__(self) -> str:
         return f"<Target {shown(self.url)}>"
 
-    def client(self) -> httpx2.AsyncClient:
+    def client(self) -> aiohttp.ClientSession:
         """Return a client with connections, and cookies, of its own."""
-        return httpx2.AsyncClient(
-            transport=self._transport(),
+        return aiohttp.ClientSession(
+            connector=self._connector(),
             headers=[("accept-encoding", "identity"), *self._headers],
-            timeout=httpx2.Timeout(
-                connect=CONNECT_TIMEOUT, read=None, write=WRITE_TIMEOUT, pool=CONNECT_TIMEOUT
-            ),
-            follow_redirects=False,
-            trust_env=False,  # proxies and certificates are dealt with here
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=None),
+            # A server may be reached by its address; a cookie is sent back as it came.
+            cookie_jar=aiohttp.CookieJar(unsafe=True, quote_cookie=False),
+            auto_decompress=False,
+            proxy=None if _is_socks(self._proxy) else self._proxy,
+            max_line_size=MAX_HEAD,
+            max_field_size=MAX_HEAD,
         )
 
-    def _transport(self) -> httpx2.AsyncHTTPTransport:
-        return httpx2.AsyncHTTPTransport(
-            verify=self._tls,
-            trust_env=False,
-            limits=httpx2.Limits(
-                max_connections=None,
-                max_keepalive_connections=MAX_KEPT,
-                keepalive_expiry=KEEPALIVE,
-            ),
-            proxy=self._proxy,
-            socket_options=_socket_options(),
+    def _connector(self) -> aiohttp.TCPConnector:
+        if self._proxy is not None and _is_socks(self._proxy):
+            from aiohttp_socks import ProxyConnector
+
+            return ProxyConnector.from_url(
+                str(self._proxy.with_scheme(self._proxy.scheme[:6])),
+                ssl=self._tls,
+                limit=0,
+                keepalive_timeout=KEEPALIVE,
+            )
+        return aiohttp.TCPConnector(
+            ssl=self._tls, limit=0, keepalive_timeout=KEEPALIVE, socket_factory=_socket
         )
 
 
-def shown(url: httpx2.URL | str) -> str:
+def shown(url: URL | str) -> str:
     """Return a URL without what may be secret of it."""
-    return str(httpx2.URL(url).copy_with(username=None, password=None, query=None, fragment=None))
+    return str(URL(url).with_user(None).with_query(None).with_fragment(None))
 
 
-def _checked(text: str) -> httpx2.URL:
+def _checked(text: str) -> tuple[URL, str | None]:
+    """Return a URL, and the credential that was in it."""
     try:
-        url = httpx2.URL(text)
-    except httpx2.InvalidURL as error:
+        url = URL(text, encoded=text.isascii())  # what is escaped stays as it is
+        port = url.port
+    except ValueError as error:
         raise ConfigError(
             f"--url: expected http://HOST/PATH or https://HOST/PATH: {error}"
         ) from None
-    if url.scheme not in ("http", "https") or not url.host or _NO_URL.search(text):
+    if url.scheme not in ("http", "https") or not url.host or not port or _NO_URL.search(text):
         raise ConfigError("--url: expected http://HOST/PATH or https://HOST/PATH")
-    return url.copy_with(fragment=None)
+    credential = None
+    if url.user is not None or url.password is not None:
+        credential = aiohttp.encode_basic_auth(unquote(url.user or ""), unquote(url.password or ""))
+    return url.with_user(None).with_fragment(None), credential
 
 
 def _assigned(assignments: Sequence[str]) -> list[tuple[str, str]]:
@@ -150,25 +155,34 @@ def _assigned(assignments: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _proxy_of(url: httpx2.URL) -> httpx2.Proxy | None:
+def _proxy_of(url: URL) -> URL | None:
     """Return the proxy that the environment names for a URL (HTTP_PROXY and its like)."""
     proxies = getproxies()
     found = proxies.get(url.scheme) or proxies.get("all")
-    host = url.host if url.port is None else f"{url.host}:{url.port}"
-    if not found or proxy_bypass(host):
+    if not found or proxy_bypass(f"{url.host}:{url.port}"):
         return None
+    name = f"{url.scheme.upper()}_PROXY"
     try:
-        return httpx2.Proxy(found if "://" in found else f"http://{found}")
-    except (ValueError, httpx2.InvalidURL):
-        raise ConfigError(
-            f"{url.scheme.upper()}_PROXY: expected the URL of an HTTP proxy"
-        ) from None
+        proxy = URL(found if "://" in found else f"http://{found}")
+    except ValueError:
+        raise ConfigError(f"{name}: expected the URL of an HTTP proxy") from None
+    if not proxy.host or not (proxy.scheme in ("http", "https") or _is_socks(proxy)):
+        raise ConfigError(f"{name}: expected the URL of an HTTP proxy")
+    if _is_socks(proxy) and find_spec("aiohttp_socks") is None:
+        raise ConfigError("ALL_PROXY: SOCKS proxies need the package aiohttp-socks")
+    return proxy
+
+
+def _is_socks(proxy: URL | None) -> bool:
+    return proxy is not None and proxy.scheme in ("socks4", "socks4a", "socks5", "socks5h")
 
 
 def _tls(ca: str | None) -> ssl.SSLContext:
     """Return a context that trusts what this machine, or SSL_CERT_FILE, says, and `ca`."""
+    from httpx2 import create_ssl_context  # the SDK's own client is made of it
+
     try:
-        context = httpx2.create_ssl_context()
+        context = create_ssl_context()
     except OSError as error:
         raise ConfigError(f"SSL_CERT_FILE: {error.strerror or error}") from None
     if ca is not None:
@@ -181,14 +195,17 @@ def _tls(ca: str | None) -> ssl.SSLContext:
     return context
 
 
-def _socket_options() -> list[tuple[int, int, int]]:
-    """Have the kernel notice a peer that is gone without a word."""
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    if sys.platform == "linux":
-        options += [
-            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_EVERY),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, DEAD_PEER // PROBE_EVERY),
-            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER * 1000),
-        ]
-    return options
+def _socket(address: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+    """Return a socket whose peer the kernel notices to be gone without a word (RFC 5482)."""
+    made = socket.socket(*address[:3])
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if sys.platform == "linux":
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_EVERY)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, DEAD_PEER // PROBE_EVERY)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER * 1000)
+    except OSError:
+        made.close()
+        raise
+    return made

@@ -2,34 +2,38 @@
 
 A connection pool, cookies and tasks are one session's, so what an upstream does to one of them
 reaches no other. Tasks run in the launcher's group, which outlives every session; here they are
-counted, ended and waited for. What HTTP raises becomes an error of ours here and nowhere else.
-Neighbours: `http` and `legacy` speak the protocol over it; `launcher` makes it.
+counted, ended and waited for. Nothing that the library raises leaves this module.
+Neighbours: `http` and `legacy` speak the protocol over it; `launcher` makes it; `raised` words
+what went wrong.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import Context
+from io import BytesIO
 from typing import Final
 
+import aiohttp
 import anyio
-import httpx2
+from yarl import URL
 
 from ...core.background import Background
 from ...core.exchange import Exchange
 from ...core.latch import Latch
-from ...errors import BackendBusy, BackendFailed, BackendUnreachable
+from ...errors import BackendBusy, BackendError
 from ...wire import Kind
+from .raised import RAISED, as_ours
 
 logger: Final = logging.getLogger(__name__)
 
-Headers = Sequence[tuple[bytes, bytes]]
+Headers = Sequence[tuple[str, str]]
 
 POST_HEADERS: Final[Headers] = (
-    (b"accept", b"application/json, text/event-stream"),
-    (b"content-type", b"application/json"),
+    ("accept", "application/json, text/event-stream"),
+    ("content-type", "application/json"),
 )
-GET_HEADERS: Final[Headers] = ((b"accept", b"text/event-stream"), (b"cache-control", b"no-store"))
+GET_HEADERS: Final[Headers] = (("accept", "text/event-stream"), ("cache-control", "no-store"))
 
 MAX_UNSENT: Final = 32 * 1024 * 1024
 MAX_UNSENT_MESSAGES: Final = 1024
@@ -38,29 +42,14 @@ MAX_UNSENT_REPLIES: Final = 4096
 answer with JSON take a call only with its answer, so here as many may be on their way as a relay
 has in flight. That leaves room for replies: an upstream whose ping has none ends the session."""
 
+MAX_AT_ONCE: Final = 256 * 1024
+"""Bytes of a message that are written in one go; more is copied by parts, as it is taken."""
+
 MAX_COOKIES: Final = 50
 """Cookies of one session; with more, all are forgotten. What needs them is a load balancer."""
 
 CLOSE_GRACE: Final = 2.0
-"""Seconds for a response, and for a pool, to close."""
-
-_NOT_SENT: Final = (
-    httpx2.ConnectError,
-    httpx2.ConnectTimeout,
-    httpx2.PoolTimeout,
-    httpx2.ProxyError,
-    httpx2.UnsupportedProtocol,
-    httpx2.LocalProtocolError,
-)
-"""With these nothing of a request has left."""
-
-_BROKEN: Final = (
-    httpx2.HTTPError,
-    httpx2.StreamError,
-    OSError,  # TLS errors in the middle of a stream
-    anyio.BrokenResourceError,
-    anyio.ClosedResourceError,
-)
+"""Seconds for a pool to close."""
 
 
 class Letter:
@@ -83,7 +72,7 @@ class Letter:
 class Web:
     """Made for one session by the launcher, among whose tasks are its own."""
 
-    def __init__(self, client: httpx2.AsyncClient, background: Background, label: str) -> None:
+    def __init__(self, client: aiohttp.ClientSession, background: Background, label: str) -> None:
         self._client = client
         self._background = background
         self._label = label
@@ -132,8 +121,8 @@ class Web:
 
     async def close(self) -> None:
         """Close all connections. Bounded."""
-        with anyio.move_on_after(CLOSE_GRACE, shield=True), suppress(*_BROKEN):
-            await self._client.aclose()
+        with anyio.move_on_after(CLOSE_GRACE, shield=True), suppress(*RAISED):
+            await self._client.close()
 
     # -- bounds ------------------------------------------------------------------------------------
 
@@ -161,38 +150,69 @@ class Web:
 
     @asynccontextmanager
     async def request(
-        self, method: str, url: httpx2.URL, headers: Headers, content: bytes | None = None
-    ) -> AsyncGenerator[httpx2.Response]:
+        self, method: str, url: URL, headers: Headers, content: bytes | None = None
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """Send a request, and yield the response, of which only the head was read.
 
         Raises:
             BackendUnreachable: nothing of it has left.
             BackendFailed: the connection broke; nobody knows how much of it has arrived.
         """
-        with _told():
-            request = self._client.build_request(method, url, headers=headers, content=content)
-            response = await self._client.send(request, stream=True)
+        found: aiohttp.ClientResponse | BackendError
         try:
-            if "set-cookie" in response.headers and len(self._client.cookies.jar) > MAX_COOKIES:
-                self._client.cookies.clear()
+            found = await self._client.request(
+                method, url, headers=headers, data=_body(content), allow_redirects=False
+            )
+        except RAISED as error:
+            found = as_ours(error)
+        if isinstance(found, BackendError):
+            raise found
+        response = found
+        try:
+            if "set-cookie" in response.headers and len(self._client.cookie_jar) > MAX_COOKIES:
+                self._client.cookie_jar.clear()
             yield response
         finally:
-            with anyio.move_on_after(CLOSE_GRACE, shield=True), suppress(*_BROKEN):
-                await response.aclose()
+            response.release()  # where it was not read to its end, the connection is closed
 
 
-async def chunks(response: httpx2.Response) -> AsyncGenerator[bytes]:
+def _body(content: bytes | None) -> bytes | BytesIO | None:
+    """Return what a large message is written from in parts: others have their turn between."""
+    return BytesIO(content) if content is not None and len(content) > MAX_AT_ONCE else content
+
+
+def as_header(authorization: bytes) -> tuple[str, str]:
+    """Return the header that a caller's credential goes along in."""
+    return "authorization", authorization.decode(errors="replace")
+
+
+def succeeded(response: aiohttp.ClientResponse) -> bool:
+    """Return whether the status is one of success."""
+    return 200 <= response.status < 300
+
+
+async def chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
     """Yield what comes, as it was sent.
 
     Raises: BackendFailed: the connection broke before the end.
     """
-    with _told():
-        async with aclosing(response.aiter_raw()) as parts:
-            async for part in parts:
-                yield part
+    content, failure = response.content, None
+    while failure is None:
+        try:
+            part = await content.readany()
+        except RAISED as error:
+            failure = as_ours(error)
+        else:
+            if not part:
+                return
+            yield part
+    # What has come, but was not asked for before the connection broke, the library keeps back.
+    while part := content._read_nowait(-1):  # pyright: ignore[reportPrivateUsage]
+        yield part
+    raise failure
 
 
-async def whole(response: httpx2.Response, limit: int) -> bytes | None:
+async def whole(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
     """Return the body; None where it is longer than `limit` bytes.
 
     Raises: BackendFailed: as `chunks`.
@@ -208,26 +228,8 @@ async def whole(response: httpx2.Response, limit: int) -> bytes | None:
     return b"".join(parts)
 
 
-def media_type(response: httpx2.Response) -> str:
+def media_type(response: aiohttp.ClientResponse) -> str:
     """Return what a response is of; what is encoded is of nothing that we read."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         return f"{response.headers['content-encoding']}-encoded"
-    kind: str = response.headers.get("content-type", "")
-    return kind.partition(";")[0].strip().lower()
-
-
-@contextmanager
-def _told() -> Generator[None]:
-    """Raise what HTTP raises as an error of ours, which does not keep its frames alive."""
-    try:
-        yield
-        return
-    except _NOT_SENT as error:
-        failure = BackendUnreachable(f"The backend cannot be reached: {_why(error)}.")
-    except _BROKEN as error:
-        failure = BackendFailed(f"The connection to the backend broke: {_why(error)}.")
-    raise failure
-
-
-def _why(error: Exception) -> str:
-    return str(error).rstrip(".") or type(error).__name__
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,0 +1,75 @@
+"""What the client of HTTP raises, as errors of ours.
+
+Its own texts have the whole URL in them, which may be secret, and addresses of the operator's
+network: what a user reads is worded here. Neighbours: `web`, where all of it is raised.
+"""
+
+import os
+import socket
+import ssl
+from typing import Final
+
+import aiohttp
+
+from ...errors import BackendError, BackendFailed, BackendUnreachable
+
+
+def _of_socks() -> tuple[type[Exception], ...]:
+    try:
+        import aiohttp_socks as socks
+    except ImportError:  # `target` lets no such proxy pass, then
+        return ()
+    return socks.ProxyConnectionError, socks.ProxyError, socks.ProxyTimeoutError
+
+
+_SOCKS: Final = _of_socks()
+
+_NOT_SENT: Final[tuple[type[Exception], ...]] = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientConnectorCertificateError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    *_SOCKS,
+)
+"""With these nothing of a request has left."""
+
+RAISED: Final[tuple[type[Exception], ...]] = (
+    aiohttp.ClientError,
+    OSError,  # of TLS, in the middle of a stream
+    *_SOCKS,
+)
+
+
+def as_ours(error: Exception) -> BackendError:
+    """Return `BackendUnreachable` where nothing of a request has left; else `BackendFailed`: nobody
+    knows how much of it has arrived. Raise it outside of `except`, so that it keeps no frames."""
+    if isinstance(error, _NOT_SENT):
+        return BackendUnreachable(f"The backend cannot be reached: {_why(error)}.")
+    return BackendFailed(f"The connection to the backend broke: {_why(error)}.")
+
+
+def _why(error: Exception) -> str:
+    """Return the reason, without an address or a URL."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error).rstrip(".")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the HTTP proxy answered {error.status}"
+    if isinstance(error, _SOCKS):
+        return "the SOCKS proxy did not let us through"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "what it says is not HTTP"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it hung up without an answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "it hung up in the middle of its answer"
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "TLS failed"
+    if isinstance(error, socket.gaierror):
+        return "its name is not known"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return "it hung up"
