@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ START_TIMEOUT: Final = 60  # seconds until a target must accept connections
 STOP_TIMEOUT: Final = 5  # seconds between SIGTERM and SIGKILL
 TICKS: Final = 0.025  # seconds by which tick-counted CPU time may differ from the exact one
 BACKEND: Final = Path(__file__).with_name("backend.py")
+ELSEWHERE: Final = Path(__file__).with_name("elsewhere.py")
 
 
 class StartFailed(Exception):
@@ -201,3 +203,18 @@ def stopping(servers: dict[str, Server]) -> Generator[None]:
             server.stop()
         for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def quick_server() -> Generator[str]:
+    """An MCP server over HTTP that takes next to no time itself; yield its URL."""
+    port = free_port()
+    with tempfile.NamedTemporaryFile() as log:
+        command = [sys.executable, str(ELSEWHERE), str(port)]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_until_it_accepts(Server("elsewhere", "", port, process, Path(log.name)))
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.kill()
+            process.wait()
