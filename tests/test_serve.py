@@ -63,7 +63,9 @@ async def test_it_serves_where_it_is_mounted_with_its_lifespan(
             async with client.listen() as stream:
                 assert stream.status == 200
             assert (await client.http.get(f"{base}/tools/readyz")).json()["sessions"] == 1
-            assert (await client.http.get(f"{base}/tools/x")).status_code == 404
+            missing = await client.http.get(f"{base}/tools/x")
+            assert missing.status_code == 404
+            assert "the endpoint is /tools/mcp" in missing.text
             assert "hello" in (await client.http.get(f"{base}/hello")).text
     assert processes_of(tmp_path) == []
     assert list((tmp_path / "s" / "run").iterdir()) == []

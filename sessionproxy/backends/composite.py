@@ -3,8 +3,8 @@
 To the session they are one backend. Each server is a *part*: a session of its own in that server's
 manager, opened when something is first asked of it, so that its start, its end, what is lost with
 it and what is replayed when it wakes are the same as with one server alone, and none of the others'
-business. Neighbours: `backends.names` translates, `backends.parts` has the parts, `backends.lists`
-puts their lists together; `assembly` puts the servers together.
+business. Neighbours: `backends.names` translates, `backends.parts` has the parts, `finding` says
+which of them is meant, `backends.lists` puts their lists together; `assembly` makes the whole.
 """
 
 import logging
@@ -15,7 +15,6 @@ from functools import partial
 from typing import Final, NamedTuple, Self, TypeAlias, TypeVar
 
 import anyio
-import msgspec
 
 from .. import wire
 from ..core.background import Background, Work
@@ -25,12 +24,13 @@ from ..core.memory import Opening
 from ..core.ports import Backend, Identity, Losing, Upstream
 from ..core.reach import Scope, keep_in
 from ..core.waiting import WaitingRoom
-from ..errors import BackendError, BackendGone, ProxyError, RequestCancelled
+from ..errors import BackendGone, ProxyError, RequestCancelled
 from ..wire import Bytes, Remembers
 from ..wire.envelope import LOG_LEVELS, text
+from .finding import Finding
 from .introduction import Introduction
 from .lists import Lists, none_of
-from .names import KINDS, RESOURCES, TEMPLATES, Reference, could_be, reference_of
+from .names import KINDS, Reference, reference_of
 from .names import Kind as Component
 from .parts import Member, Part
 from .renamed import UPDATED, unknown
@@ -129,8 +129,8 @@ class Composite:
             )
             for member in launcher.members
         }
-        self._stands = [part for part in self.parts if part.member.stand is not None]
-        self._lists = Lists(self.parts, self._send, hides=self._is_hidden)
+        self._finding = Finding(self.parts, self._listed)
+        self._lists = Lists(self.parts, self._send, hides=self._finding.is_hidden)
         self._is_over = False
         # Changes with what the client sends.
         self._inner: dict[Exchange, list[tuple[Part, Exchange]]] = {}
@@ -215,7 +215,7 @@ class Composite:
         done for it, if that has to be found out, or is not there. `way`: how it has got here; None:
         as it came from the client."""
         way = way or Way(reference.name)
-        found = self._candidates(reference, way.by)
+        found = self._finding.candidates(reference, way.by)
         if not found:
             self._settle(exchange, unknown(exchange, reference))
             return None
@@ -224,96 +224,21 @@ class Composite:
             return partial(self._request_listed, exchange, reference, params, way._replace(ran=ran))
         return self._request_original(exchange, *found[0], params, way)
 
-    def _candidates(self, reference: Reference, by: Part | None = None) -> list[tuple[Part, str]]:
-        """Return whose it may be, and what it is called there. `by`: the one that has another name
-        for it, and knows of its own proxy alone."""
-        found: list[tuple[Part, str]] = []
-        for part in self._parts.values():
-            original = part.names.original(reference.kind, reference.name)
-            if original is None or part is by or self._is_hidden(part, reference, by):
-                continue
-            unsure = part.names.must_list(reference.kind, original)
-            if unsure or part.names.shows(reference.kind, original):
-                found.append((part, original))
-        return found
-
-    def _is_hidden(self, part: Part, reference: Reference, by: Part | None = None) -> bool:
-        """Return whether what a server may have is not there for whoever asks: a client, or one
-        that has another name for it, from which its own proxy hides nothing."""
-        if by is not None and not by.covers(part):
-            return True
-        return any(
-            stand.covers(part) and stand.hides(reference)
-            for stand in self._stands
-            if by is None or not stand.covers(by)
-        )
-
     async def _request_listed(
-        self,
-        exchange: Exchange,
-        reference: Reference,
-        params: Bytes | None,
-        way: Way,
+        self, exchange: Exchange, reference: Reference, params: Bytes | None, way: Way
     ) -> None:
-        """Find out by their lists which server has it; the one of the longest prefix if none. Of a
-        URI that is in no list those who have a template for it come first.
-
-        What nobody has is asked of one that could not be listed, if there is one.
-
-        Raises: ProxyError: one that comes before who has it cannot say whether it has it too.
-        """
-        failed: dict[Part, ProxyError] = {}
-        for part, original in self._candidates(reference, way.by):
-            if not part.knows(reference.kind) or part.names.must_list(reference.kind, original):
-                await self._learn(exchange, part, reference.kind, params, failed)
-        found = self._candidates(reference, way.by)
-        having = [(p, original) for p, original in found if p.has(reference.kind, original)]
-        untagged = [(p, o) for p, o in found if p.names.shows_unlisted(reference.kind, o)]
-        untagged.sort(key=lambda each: -len(each[0].names.prefix))
-        if not having and reference.kind is RESOURCES:
-            having = await self._with_template(exchange, untagged, params, failed)
-        doubtful = _doubtful([part for part, _ in found], [part for part, _ in having], failed)
-        if doubtful is not None and (having or doubtful not in dict(untagged)):
-            raise _not_run(failed[doubtful])
-        likely = having or sorted(untagged, key=lambda each: each[0] is not doubtful)
-        if not likely:
+        found = await self._finding.who_has(exchange, reference, params, way.by)
+        if found is None:
             self._settle(exchange, unknown(exchange, reference))
         elif exchange.outcome is None:
-            rest = self._request_original(exchange, *likely[0], params, way)
+            rest = self._request_original(exchange, *found, params, way)
             if rest is not None:
                 await rest()
 
-    async def _with_template(
-        self,
-        exchange: Exchange,
-        found: Sequence[tuple[Part, str]],
-        params: Bytes | None,
-        failed: dict[Part, ProxyError],
-    ) -> list[tuple[Part, str]]:
-        """Return those who have a template that a URI may be made by."""
-        for part, _ in found:
-            if not part.knows(TEMPLATES):
-                await self._learn(exchange, part, TEMPLATES, params, failed)
-        return [
-            (part, uri)
-            for part, uri in found
-            if any(could_be(uri, template) for template in part.known(TEMPLATES))
-        ]
-
-    async def _learn(
-        self,
-        exchange: Exchange,
-        part: Part,
-        kind: Component,
-        params: Bytes | None,
-        failed: dict[Part, ProxyError],
+    async def _listed(
+        self, exchange: Exchange, part: Part, kind: Component, params: Bytes | None
     ) -> None:
-        """List a server's components, if it can."""
-        try:
-            await self._lists.of(exchange, part, kind, params)
-        except ProxyError as error:
-            logger.info("%s could not be listed: %s", part.name, error)
-            failed.setdefault(part, error)
+        await self._lists.of(exchange, part, kind, params)
 
     def _request_original(
         self,
@@ -511,24 +436,8 @@ class Composite:
         reference = reference_of(exchange.method, exchange.params)
         if reference is None:
             return None
-        part = self._likely(exchange.method, reference, exchange.params)
+        part = self._finding.likely(exchange.method, reference, exchange.params)
         return part if part is not None and part.bereaved else None
-
-    def _likely(
-        self, method: str, reference: Reference, params: Bytes | None, by: Part | None = None
-    ) -> Part | None:
-        """Return which server a request is for, as far as that is known; of those that may have
-        what it is about, and were never listed, the first one that has lost its state."""
-        candidates = self._candidates(reference, by)
-        for part, original in candidates:
-            instead = part.instead(method, params, original)
-            if instead is not None:
-                return self._likely(method, *instead, by=part)
-            if part.has(reference.kind, original) or len(candidates) == 1:
-                return part
-            if part.bereaved and not part.knows(reference.kind):
-                return part
-        return None
 
     # -- from the servers --------------------------------------------------------------------------
 
@@ -570,22 +479,9 @@ class Composite:
         if method != UPDATED:
             self.upstream.notification(method, params, encoded, self.whose(exchange))
             return
-        for named in self._updated(part, params):
+        for named in self._subscribed.updated(part, params):
             encoded = wire.encode_notification(method, named)
             self.upstream.notification(method, named, encoded, self.whose(exchange))
-
-    def _updated(self, part: Part, params: Bytes | None) -> Sequence[Bytes | None]:
-        """Return the parameters of a notification about a resource, once for each URI that clients
-        have subscribed to."""
-        named = part.names.updated(params)
-        original, public = (text(wire.member(each, "uri")) for each in (params, named))
-        if named is None or original is None or public is None:
-            return [named]
-        uris = self._subscribed.told(part, original, public)
-        return [
-            named if uri == public else wire.with_member(named, "uri", msgspec.json.encode(uri))
-            for uri in uris
-        ]
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -600,24 +496,6 @@ class Composite:
             async with anyio.create_task_group() as tasks:
                 for part in self.parts:
                     tasks.start_soon(part.close)
-
-
-def _doubtful(
-    found: Sequence[Part], having: Sequence[Part], failed: Collection[Part]
-) -> Part | None:
-    """Return the one that could not be listed and comes before all who have something, so that it
-    may well be the one that is meant; None: there is none such. `found`: who may have it, the one
-    that comes first in front. `having`: who has."""
-    first = next((part for part in found if part in having or part in failed), None)
-    return None if first in having else first
-
-
-def _not_run(failure: ProxyError) -> ProxyError:
-    """Return the failure of a list as that of the request it was asked for."""
-    failure = failure.fresh()
-    if isinstance(failure, BackendError):
-        failure.executed = False
-    return failure
 
 
 def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:

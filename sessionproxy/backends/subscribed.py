@@ -6,9 +6,15 @@ subscription, which stays for as long as any of them is subscribed to. Neighbour
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
+from .. import wire
 from ..core.exchange import Exchange, Outcome
+from ..wire import Bytes
+from ..wire.envelope import text
 from .names import RESOURCES
 from .parts import Part
 
@@ -55,3 +61,16 @@ class Subscribed:
                 own = uri == part.names.public(RESOURCES, subscribed)
                 found[public if own else uri] = None
         return list(found) or [public]
+
+    def updated(self, part: Part, params: Bytes | None) -> Sequence[Bytes | None]:
+        """Return the parameters of a notification about a resource, once for each URI that clients
+        have subscribed to."""
+        named = part.names.updated(params)
+        original, public = (text(wire.member(each, "uri")) for each in (params, named))
+        if named is None or original is None or public is None:
+            return [named]
+        uris = self.told(part, original, public)
+        return [
+            named if uri == public else wire.with_member(named, "uri", msgspec.json.encode(uri))
+            for uri in uris
+        ]

@@ -251,7 +251,10 @@ class Proxy(Extended, Calls):
 
     def planned(self, settings: Settings) -> Sequence[Planned]:
         """Return its servers, for a proxy that this one is mounted in; its hooks and observers
-        go along."""
+        go along. `settings`: that proxy's.
+
+        Raises: ConfigError: a setting of its own cannot hold there.
+        """
         around: list[Callable[[Launcher], Launcher]] = []
         if self._observers:
             around.append(partial(ObservedLauncher, hooks=self._observers))

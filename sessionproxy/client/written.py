@@ -26,7 +26,8 @@ _OF_ONE_ERA: Final = frozenset({"result_type", "ttl_ms", "cache_scope"})
 
 def read(kind: type[M], raw: Bytes) -> M:
     """Return what a server wrote as a model. Raises: ValidationError: it is none such."""
-    return _kept(kind.model_validate_json(bytes(raw)), raw)
+    raw = bytes(raw)
+    return _kept(kind.model_validate_json(raw), raw)
 
 
 def keep_items(page: BaseModel, member: str, items: Sequence[BaseModel]) -> None:
@@ -35,11 +36,11 @@ def keep_items(page: BaseModel, member: str, items: Sequence[BaseModel]) -> None
     raws = [] if found is None else msgspec.json.decode(found, type=list[Raw])
     if len(raws) == len(items):
         for item, raw in zip(items, raws, strict=True):
-            _kept(item, raw)
+            _kept(item, bytes(raw))
 
 
-def _kept(model: M, raw: Bytes) -> M:
-    vars(model)[_KEPT] = bytes(raw)
+def _kept(model: M, raw: bytes) -> M:
+    vars(model)[_KEPT] = raw
     return model
 
 

@@ -69,9 +69,13 @@ async def test_a_conversation_of_one_endpoint_is_none_of_another() -> None:
     ["/servers/three/mcp", "/servers/one", "/servers/one/mcpx", "/servers//mcp", "/servers", "/x"],
 )
 async def test_other_paths_are_not_found(path: str) -> None:
-    """DESIGN 11."""
+    """DESIGN 11; and the answer says where to ask."""
     async with embedded(two()) as proxy, http() as pool:
-        assert (await pool.post(proxy.base + path, json={})).status_code == 404
+        answer = await pool.post(proxy.base + path, json={})
+        assert answer.status_code == 404
+        each = path.startswith("/servers/")
+        where = "of a server is /servers/NAME/mcp" if each else "is /mcp"
+        assert f'not found; the endpoint {where}"' in answer.text
 
 
 async def test_a_server_alone_keeps_its_name_at_both_endpoints() -> None:
