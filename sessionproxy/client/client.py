@@ -72,7 +72,13 @@ OF_PROXIES: Final = {
     "config": "give the file as the target",
     "url": "give it as the target",
     "mode": "a client has one session",
+    "log_level": 'set that of the logger "sessionproxy"',
+    "on_loss": "a call raises StateLost",
     **dict.fromkeys(OF_FRONTS, _TO_A_PROXY),
+    **dict.fromkeys(
+        ("catalogue_ttl", "drain_timeout", "expose_stderr", "log_json", "max_body", "tracing"),
+        _TO_A_PROXY,
+    ),
 }
 """Settings that mean nothing here."""
 

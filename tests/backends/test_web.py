@@ -1,8 +1,10 @@
 """`backends.remote.web`: what goes wrong on a connection, and what has come before that."""
 
 import asyncio  # noqa: TID251 - the rig's own
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
 
 import anyio
 import pytest
@@ -13,6 +15,7 @@ from sessionproxy.backends.remote.web import Web, chunks
 from sessionproxy.core.background import Background
 from sessionproxy.errors import BackendError, BackendFailed, BackendUnreachable
 from tests.rig.embedded import until
+from tests.rig.tls import issue
 
 Served = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -20,9 +23,9 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 @asynccontextmanager
-async def server(served: Served) -> AsyncGenerator[int]:
-    """Serve every connection with `served`; return the port."""
-    running = await asyncio.start_server(served, "127.0.0.1", 0)
+async def server(served: Served, tls: ssl.SSLContext | None = None) -> AsyncGenerator[int]:
+    """Serve every connection with `served`; yield the port."""
+    running = await asyncio.start_server(served, "127.0.0.1", 0, ssl=tls)
     try:
         yield running.sockets[0].getsockname()[1]
     finally:
@@ -281,6 +284,30 @@ async def test_a_proxy_is_told_its_credential_and_the_server_is_not(
     assert head.startswith(f"{first[scheme]} http/1.1")
     assert "proxy-authorization: basic bwu6chc=" in head
     assert "\nauthorization" not in head
+
+
+async def test_tls_goes_through_a_tunnel_of_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """RFC 9110, section 9.3.6: the proxy learns where to, and nothing else."""
+    pem = issue(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem.cert, pem.key)
+    heads: list[bytes] = []
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await relayed(reader, writer, ("127.0.0.1", port))
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem.cert))
+    answer = saying(OK + b"content-length: 2\r\n\r\nok")
+    async with server(answer, context) as port, server(tunnel) as by:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{by}")
+        assert await posted(f"https://127.0.0.1:{port}/?key=s3cret") == b"ok"
+    (head,) = heads
+    assert head.startswith(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\n".encode())
+    assert b"s3cret" not in head
 
 
 def test_what_is_no_proxy_is_refused_before_anything_is_started(

@@ -15,8 +15,10 @@ import mcp_types as types
 import pytest
 from mcp.server.mcpserver import MCPServer
 
-from sessionproxy import HandlerContext, ProxyClient, StatefulProxyClient, create_proxy
+from sessionproxy import ConfigError, HandlerContext, ProxyClient, StatefulProxyClient, create_proxy
+from sessionproxy.config import Settings
 from sessionproxy.errors import BackendGone
+from sessionproxy.keywords import FrontSettings
 from tests.parity.rig import fronted
 from tests.parity.ways import do, form, found
 from tests.rig.embedded import SCRIPTED, gone, lives, processes_of, scripted
@@ -24,6 +26,24 @@ from tests.rig.http import connect
 from tests.rig.proxy import ROOT
 
 State = dict[str, Any]
+
+HEEDED = {
+    "idle", "linger", "shared_linger", "max_age", "session_ttl", "max_asleep", "max_sessions",
+    "starts_at_once", "queue_timeout", "start_timeout", "call_timeout", "stop_grace", "max_line",
+    "state_dir", "containment",
+}  # fmt: skip
+"""By a client, of the settings that are not about servers."""
+
+
+@pytest.mark.parametrize("name", sorted(FrontSettings.__annotations__))
+def test_a_setting_that_a_client_does_not_heed_is_refused(name: str) -> None:
+    """PARITY 39; it would be taken and mean nothing."""
+    given: Any = {name: getattr(Settings(), name)}
+    if name in HEEDED:
+        ProxyClient(scripted(), **given)
+    else:
+        with pytest.raises(ConfigError, match=f"^{name}: "):
+            ProxyClient(scripted(), **given)
 
 
 async def test_a_new_one_is_like_it_and_has_a_connection_of_its_own(state: State) -> None:

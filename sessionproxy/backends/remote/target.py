@@ -69,7 +69,8 @@ class Target:
 
         Raises: ConfigError: one of them is wrong.
         """
-        self.url, credential = _checked(url)
+        checked, credential = _checked(url)
+        self.url: URL = checked
         self.carrier = carrier
         self.forwards = forwards
         self._headers = _assigned(headers)
