@@ -97,7 +97,8 @@ class EraLauncher:
         if self._verdict is None:
             return "not known yet"
         if self._verdict is not Verdict.MODERN:
-            return "2025-11-25 or older"
+            seems = "" if self._verdict is Verdict.HANDSHAKE else ", it seems: it said nothing"
+            return f"2025-11-25 or older{seems}"
         alone = self._speaks_handshake is False
         return "2026-07-28" if alone else "2026-07-28, perhaps older revisions too"
 

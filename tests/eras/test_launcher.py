@@ -59,9 +59,9 @@ async def launched(launcher: EraLauncher, opening: Opening = MODERN) -> type[Bac
         ("modern", ToModern, "2026-07-28, perhaps older revisions too"),
         ("dual", ToModern, "2026-07-28, perhaps older revisions too"),
         ("handshake", ToHandshake, "2025-11-25 or older"),
-        ("silent", ToHandshake, "2025-11-25 or older"),
-        ("mute", ToHandshake, "2025-11-25 or older"),
-        ("exits", ToHandshake, "2025-11-25 or older"),
+        ("silent", ToHandshake, "2025-11-25 or older, it seems: it said nothing"),
+        ("mute", ToHandshake, "2025-11-25 or older, it seems: it said nothing"),
+        ("exits", ToHandshake, "2025-11-25 or older, it seems: it said nothing"),
     ],
 )
 async def test_a_backend_is_asked_first_on_a_process_of_its_own(
