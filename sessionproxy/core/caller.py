@@ -55,10 +55,14 @@ class Answer:
         self._came.set()
 
 
-class _Unheard:
-    """Where answers go that nobody waits for."""
+class Unheard:
+    """Where answers go that nobody reads. A `ReplySink`."""
 
     attached = False
+
+    def __init__(self, then: Callable[[], None] | None = None) -> None:
+        """`then` is told that it came."""
+        self._then = then
 
     def takes(self, method: str) -> int:
         return 0
@@ -67,10 +71,12 @@ class _Unheard:
         if message.ask is not None:
             decline(message.ask)
 
-    def settled(self, exchange: Exchange) -> None: ...
+    def settled(self, exchange: Exchange) -> None:
+        if self._then is not None:
+            self._then()
 
 
-UNHEARD: Final[ReplySink] = _Unheard()
+UNHEARD: Final[ReplySink] = Unheard()
 
 
 def send(

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from .. import wire
 from ..core.between import Instead
-from ..core.caller import UNHEARD
+from ..core.caller import UNHEARD, Unheard
 from ..core.exchange import Ask, Exchange, Outcome
 from ..core.ports import Backend, Identity, Upstream
 from ..core.timers import Timers
@@ -250,7 +250,7 @@ class ToHandshake:
         elif call is not None:
             self._tell(Note(method, params, encoded), call)
         elif method != "notifications/message" or self._is_for_handshake(params):
-            of = None if exchange is None or exchange.sink is UNHEARD else exchange
+            of = None if exchange is None or isinstance(exchange.sink, Unheard) else exchange
             self.upstream.notification(method, params, encoded, of)
 
     def _tell(self, note: Note, call: Call) -> None:

@@ -6,16 +6,18 @@ conversation's own backend, which is subscribed to what its listeners want while
 Neighbours: `frontend.modern` opens streams; `core.session` has a `Hearing` for its client port.
 """
 
+import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 from msgspec import Raw
 
 from .. import wire
-from ..core.caller import UNHEARD
+from ..core.caller import UNHEARD, Unheard
 from ..core.catalogue import CHANGES, Catalogue, Offer
-from ..core.exchange import Exchange, Outbound, Outcome
+from ..core.exchange import Exchange, Outbound, Outcome, ReplySink
 from ..core.manager import SessionManager
 from ..core.ports import Identity
 from ..core.session import Session
@@ -36,6 +38,16 @@ CAPABILITY: Final = {
 
 MAX_URIS: Final = 1000
 """Resources of one listener."""
+
+PATIENCE: Final = 2.0
+"""Seconds for a backend to answer what it is subscribed with before the client is told so all the
+same: what changes from then on is to be heard of."""
+
+MAX_HELD: Final = 100
+"""Notifications that wait for that meanwhile."""
+
+
+Sinks = Callable[[], ReplySink]
 
 
 class Filter(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -65,14 +77,64 @@ class Listener:
         self.wanted = wanted
         self.uris: frozenset[str] = frozenset(wanted.resource_subscriptions)
         self.stream = stream
+        self._pending = 0
+        """Subscriptions that the backend has not answered yet."""
+        self._held: list[Outbound] | None = []
+        """What comes behind the acknowledgment. None: that has been sent."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- beginning ---------------------------------------------------------------------------------
+
+    def asks(self) -> Unheard:
+        """Return where the answer to a subscription goes that is made for this stream."""
+        self._pending += 1
+        return Unheard(self._answered)
+
+    def _answered(self) -> None:
+        self._pending -= 1
+        if not self._pending and self._timer is not None:
+            self._acknowledge()
+
+    def begin(self) -> None:
+        """Acknowledge what it hears of, once it does; all subscriptions have been sent."""
+        if self._pending:
+            self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._acknowledge)
+        else:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Say what was agreed on, before anything else (#acknowledgment)."""
+        held, self._held = self._held, None
+        self.leave()
+        if held is None:
+            return
+        told = {key: value for key, value in msgspec.to_builtins(self.wanted).items() if value}
+        self.tell(
+            "notifications/subscriptions/acknowledged", msgspec.json.encode({"notifications": told})
+        )
+        for note in held:
+            self.stream.put(note)
+
+    def leave(self) -> None:
+        """Nobody reads the stream any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- telling -----------------------------------------------------------------------------------
 
     def tell(self, method: str, params: Bytes | None = None) -> None:
         fields: dict[str, Bytes] = {**wire.members(params)}
         meta: dict[str, Bytes] = {**wire.members(fields.get("_meta"))}
         meta[SUBSCRIPTION_KEY] = self.listen_id
         fields["_meta"] = wire.rebuilt(meta)
-        note = wire.encode_notification(method, wire.rebuilt(fields))
-        self.stream.put(Outbound(note))
+        note = Outbound(wire.encode_notification(method, wire.rebuilt(fields)))
+        if self._held is None:
+            self.stream.put(note)
+            return
+        self._held.append(note)
+        if len(self._held) == MAX_HELD:
+            self._acknowledge()
 
     def wants_list(self, method: str) -> bool:
         return bool(msgspec.to_builtins(self.wanted).get(CHANGES.get(method, "")))
@@ -85,6 +147,7 @@ class Listener:
 
     def end(self) -> None:
         """End the stream as the specification has it (#graceful-closure)."""
+        self._acknowledge()
         result = b'{"resultType":"complete","_meta":{"%b":%b}}' % (
             SUBSCRIPTION_KEY.encode(),
             self.listen_id,
@@ -163,19 +226,18 @@ class Listeners:
         """
         wanted = honoured(_filter_of(message), offer)
         listener = Listener(message.request_id(), wanted, stream)
-        told = {key: value for key, value in msgspec.to_builtins(wanted).items() if value}
-        accepted = {"notifications": told}
-        listener.tell("notifications/subscriptions/acknowledged", msgspec.json.encode(accepted))
         identity = Identity(self._manager.route, owner, key)
         self._all[listener] = identity
         self._catalogue.listen(self._list_changed)
-        self._subscribe(identity, listener.uris)
+        self._subscribe(identity, listener.uris, listener.asks)
+        listener.begin()
         return listener
 
     def leave(self, listener: Listener) -> None:
         """Tell it nothing more. No effect for one that has left."""
         identity = self._all.pop(listener, None)
         if identity is not None:
+            listener.leave()
             if not self._all:
                 self._catalogue.unlisten(self._list_changed)
             self._unsubscribe(identity, listener.uris)
@@ -201,9 +263,11 @@ class Listeners:
 
     # -- subscribing at the backend ----------------------------------------------------------------
 
-    def _subscribe(self, identity: Identity, uris: frozenset[str]) -> None:
+    def _subscribe(
+        self, identity: Identity, uris: frozenset[str], asks: Sinks = lambda: UNHEARD
+    ) -> None:
         for uri in uris:
-            self._tell_backend(identity, "resources/subscribe", uri)
+            self._tell_backend(identity, "resources/subscribe", uri, asks)
 
     def _unsubscribe(self, identity: Identity, uris: frozenset[str]) -> None:
         others = [listener.uris for listener, of in self._all.items() if of == identity]
@@ -216,7 +280,10 @@ class Listeners:
             if of == session.identity:
                 self._subscribe(of, listener.uris)
 
-    def _tell_backend(self, identity: Identity, method: str, uri: str) -> None:
+    def _tell_backend(
+        self, identity: Identity, method: str, uri: str, asks: Sinks = lambda: UNHEARD
+    ) -> None:
+        """`asks`: returns where the answer goes, if something is asked."""
         session = self._manager.conversation(identity.owner, identity.key)
         params = msgspec.json.encode({"uri": uri})
         remembers = wire.method_of(method).remembers
@@ -227,7 +294,7 @@ class Listeners:
         if session.state is SessionState.READY:
             # A lease until it is answered would be one for ever, if it never is.
             with session.lease() as backend:
-                backend.request(Exchange(method, params, client_id=b"", sink=UNHEARD))
+                backend.request(Exchange(method, params, client_id=b"", sink=asks()))
         session.memory.note(remembers, params, self)
 
 

@@ -3,8 +3,10 @@ basic/patterns/subscriptions). The server is a real one, with the SDK's own idea
 
 That changed lists are told, the conformance suite looks after (`tests.clients`)."""
 
+import anyio
 import pytest
 
+from sessionproxy.frontend import listening
 from tests.rig.embedded import embedded, scripted, until
 from tests.rig.http import Json, http
 from tests.rig.modern import PREFIX, Modern
@@ -53,8 +55,11 @@ async def test_a_stream_opened_after_its_conversation_hears_of_a_resource(era: s
         assert [message["method"] for message in heard] == [UPDATED]
 
 
-async def test_a_subscription_that_is_never_answered_keeps_no_session_awake() -> None:
+async def test_a_subscription_that_is_never_answered_keeps_no_session_awake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """DESIGN 9: a stream is no lease; and once it has closed nobody waits for that answer."""
+    monkeypatch.setattr(listening, "PATIENCE", 0.1)
     nothing: Json = {}
     silent = scripted(on={"resources/subscribe": [{"replies": nothing}]})
     async with embedded(silent, idle=0.2) as proxy, http() as pool:
@@ -63,3 +68,22 @@ async def test_a_subscription_that_is_never_answered_keeps_no_session_awake() ->
         async with client.open("subscriptions/listen", {"notifications": RESOURCE}) as stream:
             await stream.message()
         await until(lambda: not proxy.manager.registry.awake())
+
+
+async def test_a_stream_says_what_it_hears_of_once_it_does() -> None:
+    """2026-07-28 basic/patterns/subscriptions#acknowledgment; DESIGN 5.12: who acts on it misses
+    nothing. What the backend tells meanwhile comes behind it."""
+    note = {"method": UPDATED, "params": {"uri": WATCHED}}
+    slow = scripted(on={"resources/subscribe": [{"note": note}, {"wait": "go"}]})
+    async with embedded(slow) as proxy, http() as pool:
+        client = Modern(pool, proxy.url)
+        await client.call()
+        async with client.open("subscriptions/listen", {"notifications": RESOURCE}) as stream:
+            with anyio.move_on_after(0.3) as early:
+                await stream.message()
+            assert early.cancelled_caught
+            await client.call({"release": "go"})
+            first, second = [await stream.message() for _ in range(2)]
+        assert first["method"] == "notifications/subscriptions/acknowledged"
+        assert first["params"]["notifications"] == RESOURCE
+        assert second["method"] == UPDATED
