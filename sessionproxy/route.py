@@ -83,6 +83,7 @@ class Route(anyio.AsyncContextManagerMixin):
             ground.rounds,
             shared_sessions=shared_sessions,
             probe_timeout=self.settings.start_timeout / 2,  # the rest is for the start itself
+            handshake_first=isinstance(planned.source, Target),
             shared=self.shared if mode is Mode.SHARED else None,
             aside=self._aside,
             circuit=self.circuit,

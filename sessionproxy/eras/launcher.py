@@ -70,14 +70,16 @@ class EraLauncher:
         *,
         shared_sessions: bool,
         probe_timeout: float,
+        handshake_first: bool = False,
         shared: Launcher | None = None,
         aside: Aside | None = None,
         circuit: Circuit | None = None,
     ) -> None:
         """`shared_sessions`: clients of both eras may meet in one session. `probe_timeout`: seconds
-        that a backend is asked for. `shared`: gives all sessions one backend, which `launcher`
-        starts for it; its era is then the same for all, and handshake if it speaks that. `aside`
-        stops the backends that were only asked; None: they are waited for. `circuit`: the
+        that a backend is asked for. `handshake_first`: what speaks both eras keeps sessions in that
+        one alone, and is spoken to so whoever comes. `shared`: gives all sessions one backend, that
+        `launcher` starts for it; its era is then the same for all, and handshake if it speaks that.
+        `aside` stops the backends that were only asked; None: they are waited for. `circuit`: the
         route's."""
         self._launcher = launcher
         self._aside = aside
@@ -87,6 +89,7 @@ class EraLauncher:
         self._rounds = rounds
         self._shared_sessions = shared_sessions
         self._probe_timeout = probe_timeout
+        self._handshake_first = handshake_first
         self._probing = anyio.Lock()
         self._verdict: Verdict | None = None
         self._speaks_handshake: bool | None = None
@@ -176,16 +179,28 @@ class EraLauncher:
             return False
         if not await self._probed(identity, again=True):
             return False
-        async with self._probing:
-            if self._speaks_handshake is None:  # what it refused may have been the client's fault
-                self._speaks_handshake = await self._greets(identity)
-                logger.info("the backend speaks %s", self.eras)
-        return not self._speaks_handshake
+        # What it refused may have been the client's fault.
+        return await self._takes_handshake(identity) is False
 
     async def _is_modern(self, identity: Identity, opening: Opening) -> bool:
-        if opening.modern:
-            return await self._probed(identity)
-        return self._speaks_handshake is False
+        if not opening.modern:
+            return self._speaks_handshake is False
+        if not await self._probed(identity):
+            return False
+        return not self._handshake_first or await self._takes_handshake(identity) is False
+
+    async def _takes_handshake(self, identity: Identity) -> bool | None:
+        """Return whether the route's backends speak the handshake, too. Finds out once, unless one
+        does not say: None.
+
+        Raises: as `_probed`.
+        """
+        async with self._probing:
+            if self._speaks_handshake is None:
+                self._speaks_handshake = await self._greets(identity)
+                if self._speaks_handshake is not None:
+                    logger.info("the backend speaks %s", self.eras)
+            return self._speaks_handshake
 
     async def _probed(self, identity: Identity, *, again: bool = False) -> bool:
         """Return whether the route's backends speak the modern era. Finds out once; `again`: once
@@ -209,13 +224,16 @@ class EraLauncher:
                 found = await _asked(backend, opening)
         return Verdict.SILENT if found is None else _verdict_on(found)
 
-    async def _greets(self, identity: Identity) -> bool:
-        """Return whether a backend of our own takes an `initialize` that nothing is wrong with."""
+    async def _greets(self, identity: Identity) -> bool | None:
+        """Return whether a backend of our own takes an `initialize` that nothing is wrong with.
+        None: it gives no answer, or wants to know first who that is."""
         opening = Opening(initialize_params(OURSELVES))
         found = Outcome()
         async with self._spare(identity, opening) as backend:
             with self._timers.pauses.move_on_after(self._probe_timeout):
                 found = await ask(backend, opening.method, opening.params)
+        if found.result is None and (found.error is None or code_of(found.error) == -32603):
+            return None
         return found.result is not None
 
     @asynccontextmanager

@@ -214,7 +214,32 @@ async def test_what_a_server_speaks_is_found_out_with_the_credential_of_who_asks
                 answer = await client.post("tools/list")
                 assert ("HTTP 401" in answer.text) == (who == "bob"), answer.text
                 assert ("result" in answer.json()) == (who == "alice"), answer.text
-        assert server.all("initialize") == []
+        (asked,) = server.all("initialize")  # does it keep sessions? It does not
+        assert asked.headers["authorization"] == "Bearer alice"
+
+
+async def test_one_who_is_sent_away_changes_nothing_for_the_others() -> None:
+    """FAULTS I1: a server that refuses a caller its handshake speaks the handshake all the same;
+    taken for one that does not, it would have no sessions for anybody."""
+
+    async def initialized(asked: Asked) -> None:
+        if asked.headers.get("authorization") == "Bearer alice":
+            await asked.server.behave(asked)
+        else:
+            await asked.say(401)
+
+    async with upstream({"initialize": initialized}, modern=True) as server, http() as pool:
+        async with fronting(server.url, {"forward_authorization": True}) as proxy:
+            bob = Client(pool, proxy.url, headers={"authorization": "Bearer bob"})
+            assert "HTTP 401" in (await bob.initialize()).text
+            alice = Client(pool, proxy.url, headers={"authorization": "Bearer alice"})
+            await alice.initialize()
+            answer = await alice.request("tools/call", CALL)
+            assert answer["result"]["structuredContent"]["session"] in server.sessions
+            for who in ("bob", "alice"):
+                modern = Modern(pool, proxy.url, {"authorization": f"Bearer {who}"})
+                found = await modern.post("tools/call", CALL)
+                assert ("HTTP 401" in found.text) == (who == "bob"), found.text
 
 
 async def test_a_caller_without_a_credential_borrows_nobody_elses(both_ways: None) -> None:

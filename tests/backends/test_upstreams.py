@@ -961,6 +961,19 @@ async def test_an_upstream_that_does_not_know_discovery_is_of_the_handshake_era(
         assert server.methods["server/discover"] == 1
 
 
+async def test_conversations_have_a_session_each_at_a_server_that_speaks_both_eras() -> None:
+    """DESIGN 5.1: 2026-07-28 has no sessions, so what such a server keeps for one it keeps by the
+    handshake; in the other era all conversations, of all users, would be one to it."""
+    async with behind(eras="both") as (proxy, server), http() as pool:
+        counts = list[object]()
+        for name in ("ann", "ann", "bob", "ann"):
+            answer = await Modern(pool, f"{proxy.url}/s/{name}").post("tools/call", CALL)
+            counts.append(answer.json()["result"]["structuredContent"]["count"])
+        assert counts == [1, 2, 1, 3]
+        # What it was asked to find that out is over, and it was told so.
+        await until(lambda: len(server.sessions) == 2)
+
+
 @pytest.mark.parametrize("status", [401, 429, 502, 503])
 async def test_an_upstream_that_is_only_out_of_order_is_served_once_it_is_not(status: int) -> None:
     """DESIGN 9: no verdict for good is passed on what will pass; a modern client is told why."""

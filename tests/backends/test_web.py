@@ -2,6 +2,7 @@
 
 import asyncio  # noqa: TID251 - the rig's own
 import ssl
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
@@ -308,6 +309,28 @@ async def test_tls_goes_through_a_tunnel_of_the_proxy(
     (head,) = heads
     assert head.startswith(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\n".encode())
     assert b"s3cret" not in head
+
+
+async def test_a_proxy_that_is_not_there_is_told_from_a_server_that_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F01: whoever reads it looks at the right place."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    found = await failure("http://mcp.invalid/?key=s3cret")
+    assert isinstance(found, BackendUnreachable)
+    assert str(found).endswith("cannot be reached: the HTTP proxy: Connection refused.")
+
+
+def test_a_socks_proxy_needs_a_package_which_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DESIGN 11: bad configuration; and the variable is the one that was set."""
+    monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
+    for name, url in (
+        ("ALL_PROXY", "http://mcp.invalid/"),
+        ("HTTPS_PROXY", "https://mcp.invalid/"),
+    ):
+        monkeypatch.setenv(name, "socks5://127.0.0.1:1")
+        with pytest.raises(ConfigError, match=rf"^{name}: .* need the package aiohttp-socks$"):
+            Target(url)
 
 
 def test_what_is_no_proxy_is_refused_before_anything_is_started(

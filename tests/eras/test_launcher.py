@@ -1,6 +1,6 @@
 """Which era a route's backends speak, and what stands between them and a session."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -31,7 +31,11 @@ PROBE_TIMEOUT = 10.0
 
 
 def launcher_of(
-    servers: Servers, *, shared_sessions: bool = False, circuit: Circuit | None = None
+    servers: Servers,
+    *,
+    shared_sessions: bool = False,
+    handshake_first: bool = False,
+    circuit: Circuit | None = None,
 ) -> EraLauncher:
     timers = Timers(Steady())
     return EraLauncher(
@@ -40,6 +44,7 @@ def launcher_of(
         Rounds(KEY),
         shared_sessions=shared_sessions,
         probe_timeout=PROBE_TIMEOUT,
+        handshake_first=handshake_first,
         circuit=circuit,
     )
 
@@ -77,6 +82,34 @@ async def test_a_backend_is_asked_first_on_a_process_of_its_own(
     assert servers.labels == ["probe", "label"]
     assert servers.started[0].openings[0] == "server/discover"
     assert servers.started[1].openings == []  # the session itself is to speak first
+    assert not servers.running
+
+
+@pytest.mark.parametrize(
+    ("kind", "stands", "eras", "openings"),
+    [
+        (
+            "dual",
+            ToHandshake,
+            "2026-07-28, perhaps older revisions too",
+            ["discover", "initialize"],
+        ),
+        ("modern", ToModern, "2026-07-28", ["discover", "initialize"]),
+        ("handshake", ToHandshake, "2025-11-25 or older", ["discover"]),
+        ("mute", ToHandshake, "2025-11-25 or older, it seems: it said nothing", ["discover"]),
+    ],
+)
+async def test_what_keeps_sessions_in_one_era_alone_is_spoken_to_in_that_if_it_can_be(
+    kind: Kinds, stands: type[Backend], eras: str, openings: Sequence[str]
+) -> None:
+    """DESIGN 5.1: without a session there, conversations would share what it keeps."""
+    servers = Servers(kind)
+    launcher = launcher_of(servers, handshake_first=True)
+    for _ in range(2):
+        assert await launched(launcher) is stands
+    assert launcher.eras == eras
+    asked = [server.openings[0] for server in servers.started if server.openings]
+    assert [each.removeprefix("server/") for each in asked] == openings
     assert not servers.running
 
 

@@ -59,15 +59,17 @@ class StreamableHttp:
         forwards: bool = False,
         schemas: Mapping[str, bytes] | None = None,
         otherwise: Otherwise | None = None,
+        proven: Callable[[], None] = lambda: None,
     ) -> None:
         """`max_line`: bytes of one message. `forwards`: the callers' credentials go along.
         `schemas`: of tools that ask for headers, as far as known. `otherwise`: offered an
         `initialize` that was refused as a server of another transport may refuse it; says whether
-        it has taken it over."""
+        it has taken it over. `proven` is told that the server speaks this one."""
         self._web = web
         self._label = label
         self._schemas = Schemas(schemas or {})
         self._otherwise = otherwise
+        self._proven = proven
         self._session = UpstreamSession(
             web, url, label, max_line=max_line, forwards=forwards, lost=self._lost
         )
@@ -160,6 +162,8 @@ class StreamableHttp:
         try:
             if await self._post(letter, exchange):
                 return
+            if exchange.method == "server/discover" and (exchange.outcome or Outcome()).result:
+                self._proven()
         except BackendError as error:
             failure = error.with_traceback(None)
         except Exception:

@@ -100,7 +100,13 @@ class RemoteLauncher(anyio.AsyncContextManagerMixin):
             forwards=self._target.forwards,
             schemas=self._schemas(),
             otherwise=legacy.take_over if undecided else None,
+            proven=self._prove,
         )
+
+    def _prove(self) -> None:
+        """It speaks streamable HTTP: what it refuses is no reason to look for the older one."""
+        if self.carrier is Carrier.AUTO:
+            self.carrier = Carrier.HTTP
 
     def sse(self, web: Web, label: str) -> LegacySse:
         return LegacySse(

@@ -64,8 +64,14 @@ def _why(error: Exception) -> str:
         return "it hung up in the middle of its answer"
     if isinstance(error, TimeoutError):
         return "it took too long"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"the HTTP proxy: {_of_system(error.os_error)}"
     if isinstance(error, aiohttp.ClientConnectorError):
         error = error.os_error
+    return _of_system(error)
+
+
+def _of_system(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return error.reason or "TLS failed"
     if isinstance(error, socket.gaierror):

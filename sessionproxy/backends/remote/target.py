@@ -8,7 +8,6 @@ import socket
 import ssl
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Final
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
@@ -159,23 +158,31 @@ def _assigned(assignments: Sequence[str]) -> list[tuple[str, str]]:
 def _proxy_of(url: URL) -> URL | None:
     """Return the proxy that the environment names for a URL (HTTP_PROXY and its like)."""
     proxies = getproxies()
-    found = proxies.get(url.scheme) or proxies.get("all")
-    if not found or proxy_bypass(f"{url.host}:{url.port}"):
+    kind = next((kind for kind in (url.scheme, "all") if proxies.get(kind)), None)
+    if kind is None or proxy_bypass(f"{url.host}:{url.port}"):
         return None
-    name = f"{url.scheme.upper()}_PROXY"
+    found, name = proxies[kind], f"{kind.upper()}_PROXY"
     try:
         proxy = URL(found if "://" in found else f"http://{found}")
     except ValueError:
         raise ConfigError(f"{name}: expected the URL of an HTTP proxy") from None
     if not proxy.host or not (proxy.scheme in ("http", "https") or _is_socks(proxy)):
         raise ConfigError(f"{name}: expected the URL of an HTTP proxy")
-    if _is_socks(proxy) and find_spec("aiohttp_socks") is None:
-        raise ConfigError("ALL_PROXY: SOCKS proxies need the package aiohttp-socks")
+    if _is_socks(proxy) and not _has_socks():
+        raise ConfigError(f"{name}: SOCKS proxies need the package aiohttp-socks")
     return proxy
 
 
 def _is_socks(proxy: URL | None) -> bool:
     return proxy is not None and proxy.scheme in ("socks4", "socks4a", "socks5", "socks5h")
+
+
+def _has_socks() -> bool:
+    try:
+        import aiohttp_socks as found
+    except ImportError:
+        return False
+    return bool(found)
 
 
 def _tls(ca: str | None) -> ssl.SSLContext:
