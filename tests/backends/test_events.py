@@ -42,9 +42,11 @@ def test_an_event_that_was_not_finished_is_not_handed_on() -> None:
 
 
 def test_the_id_stays_until_another_one_comes_and_goes_on_to_the_next_connection() -> None:
-    """WHATWG HTML, 9.2.6: the last event ID buffer is not reset."""
+    """WHATWG HTML, 9.2.6: the last event ID buffer is not reset. What no header may have in it is
+    no id."""
     reader = EventReader(1000)
-    list(reader.feed(b"id: a\ndata: 1\n\ndata: 2\n\nid: b\0c\ndata: 3\n\nretry: soon\ndata: 4\n\n"))
+    list(reader.feed(b"id: a\ndata: 1\n\ndata: 2\n\nid: b\0c\ndata: 3\n\nid: \x01\nid: \x7f\n\n"))
+    list(reader.feed(b"retry: soon\ndata: 4\n\n"))
     assert (reader.last_id, reader.retry) == (b"a", None)
     successor = reader.successor()
     assert (successor.last_id, successor.events) == (b"a", 0)

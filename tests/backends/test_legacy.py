@@ -194,6 +194,34 @@ async def test_an_endpoint_of_another_origin_is_not_posted_to(endpoint: str) -> 
         assert server.methods["initialize"] == 0
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "path"),
+    [
+        ("http://you:pw@{origin}/m?a=%2f", "/m?a=%2f"),
+        ("/m?a=b c", "/m?a=b+c"),
+        ("/m?a=%7e+#there", "/m?a=%7e+"),
+    ],
+)
+async def test_an_endpoint_is_posted_to_as_it_was_written_and_with_the_operators_credential(
+    endpoint: str, path: str
+) -> None:
+    """FAULTS, credentials; what is escaped may be signed, and what no request may have is."""
+
+    async def stream(asked: Asked) -> None:
+        there = endpoint.format(origin=f"127.0.0.1:{asked.server.port}")
+        await asked.events(Said(there, event="endpoint"))
+        asked.server.listening["1"] = asked
+        await asked.hung_up()
+
+    header = ("Authorization=Bearer s3cret",)
+    async with bad({"GET": stream}, header=header) as (proxy, server), http() as pool:
+        answer = await Client(pool, proxy.url).initialize()
+        assert answer.headers.get("mcp-session-id") is not None
+        (asked,) = server.all("initialize")
+        assert asked.path == path
+        assert asked.headers["authorization"] == "Bearer s3cret"
+
+
 @pytest.mark.parametrize("what", ["nothing", "another kind", "another event", "an end"])
 @pytest.mark.parametrize("transport", ["auto", "sse"])
 async def test_a_server_of_neither_transport_fails_the_start(what: str, transport: str) -> None:

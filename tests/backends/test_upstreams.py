@@ -961,6 +961,31 @@ async def test_an_upstream_that_does_not_know_discovery_is_of_the_handshake_era(
         assert server.methods["server/discover"] == 1
 
 
+@pytest.mark.parametrize("version", ["2025-11-25\r\nx: y", "\x01", "ä", ""])
+async def test_a_revision_that_no_header_can_have_is_sent_in_none(version: str) -> None:
+    """FAULTS, credentials: what an upstream says is put into headers; nothing is added by that, and
+    its session ends as any other."""
+
+    async def opened(asked: Asked) -> None:
+        asked.server.sessions["one"] = 0
+        result = {
+            "protocolVersion": version,
+            "capabilities": CAPABILITIES,
+            "serverInfo": {"name": "u", "version": "1"},
+        }
+        await asked.result(result, mcp_session_id="one")
+
+    async with behind({"initialize": opened}) as (proxy, server), http() as pool:
+        client = Client(pool, proxy.url)
+        await client.initialize()
+        await client.request("tools/call", CALL)
+        await client.delete()
+        gone = await server.heard("DELETE")
+        for asked in (*server.all("tools/call"), gone):
+            assert "mcp-protocol-version" not in asked.headers
+            assert "x" not in asked.headers
+
+
 async def test_conversations_have_a_session_each_at_a_server_that_speaks_both_eras() -> None:
     """DESIGN 5.1: 2026-07-28 has no sessions, so what such a server keeps for one it keeps by the
     handshake; in the other era all conversations, of all users, would be one to it."""

@@ -3,11 +3,12 @@
 import asyncio  # noqa: TID251 - the rig's own
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 
 from sessionproxy import ConfigError
@@ -34,9 +35,9 @@ async def server(served: Served, tls: ssl.SSLContext | None = None) -> AsyncGene
 
 
 @asynccontextmanager
-async def web(url: str) -> AsyncGenerator[tuple[Web, Target]]:
-    target = Target(url)
-    made = Web(target.client(), Background(), "test")
+async def web(url: str, headers: Sequence[str] = ()) -> AsyncGenerator[tuple[Web, Target]]:
+    target = Target(url, headers=headers)
+    made = Web(target, Background(), "test")
     try:
         yield made, target
     finally:
@@ -52,16 +53,16 @@ def saying(answer: bytes) -> Served:
     return served
 
 
-async def posted(url: str, content: bytes = b"{}") -> bytes:
-    async with web(url) as (made, target):
+async def posted(url: str, content: bytes = b"{}", headers: Sequence[str] = ()) -> bytes:
+    async with web(url, headers) as (made, target):
         async with made.request("POST", target.url, (), content) as response:
             async with aclosing(chunks(response)) as incoming:
                 return b"".join([part async for part in incoming])
 
 
-async def failure(url: str, content: bytes = b"{}") -> BackendError:
+async def failure(url: str, content: bytes = b"{}", headers: Sequence[str] = ()) -> BackendError:
     with pytest.raises(BackendError) as caught:
-        await posted(url, content)
+        await posted(url, content, headers)
     return caught.value
 
 
@@ -138,6 +139,39 @@ async def test_what_has_come_before_the_end_is_read_though_nobody_was_reading() 
                 await anext(incoming)
 
 
+async def test_what_is_no_http_in_the_middle_of_an_answer_ends_it() -> None:
+    """DESIGN 5.3: the library tells its own reader of that, and nobody who waits for more."""
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10_000)
+        writer.write(OK + b"transfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await writer.drain()
+        await go.wait()
+        writer.write(b"zz\r\n")
+        writer.close()
+
+    go = asyncio.Event()
+    async with server(served) as port, web(f"http://127.0.0.1:{port}/") as (made, target):
+        for _ in range(2):
+            go.clear()
+            async with made.request("POST", target.url, (), b"{}") as response:
+                incoming = chunks(response)
+                assert await anext(incoming) == b"one"
+                go.set()
+                with anyio.fail_after(5), pytest.raises(BackendFailed):
+                    await anext(incoming)
+
+
+async def test_what_cannot_be_written_was_not_sent() -> None:
+    """FAULTS F01; whatever the library raises, it becomes an error of ours."""
+    async with server(saying(OK + b"\r\n")) as port:
+        async with web(f"http://127.0.0.1:{port}/") as (made, target):
+            with pytest.raises(BackendUnreachable, match="cannot be written"):
+                async with made.request("GET", target.url, [("last-event-id", "a\x01b")]):
+                    pass
+    assert isinstance(await failure(f"http://{70 * 'a'}.invalid/"), BackendUnreachable)
+
+
 # -- large messages --------------------------------------------------------------------------------
 
 
@@ -183,6 +217,33 @@ async def test_a_server_that_hangs_up_in_the_middle_of_a_large_message_is_told_o
     assert "s3cret" not in str(found)
 
 
+async def test_a_large_message_that_is_given_up_leaves_no_connection() -> None:
+    """DESIGN 5.5: the system would keep it for as long as anything of it is unsent."""
+
+    async def stuck(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.close()
+
+    def connected() -> list[object]:
+        found = psutil.Process().net_connections("tcp")
+        return [each for each in found if each.raddr and each.raddr.port == port]
+
+    go = asyncio.Event()
+    async with server(stuck) as port, web(f"http://127.0.0.1:{port}/") as (made, target):
+        async with anyio.create_task_group() as tasks:
+
+            async def post() -> None:
+                async with made.request("POST", target.url, (), 20_000_000 * b"x"):
+                    pass
+
+            tasks.start_soon(post)
+            await until(lambda: bool(connected()))
+            await anyio.sleep(0.1)  # it is being written
+            tasks.cancel_scope.cancel()
+        await until(lambda: not connected())
+        go.set()
+
+
 # -- what is asked for -----------------------------------------------------------------------------
 
 
@@ -197,11 +258,45 @@ async def test_a_url_is_asked_for_as_it_was_written_and_its_credential_goes_in_a
 
     path = "/a%2Fb/%7Ec/./d?key=a+b%20c%2B&=;x"
     async with server(served) as port:
-        assert await posted(f"http://me:p%40w@127.0.0.1:{port}{path}#there") == b""
+        assert await posted(f"http://me:p%2540w@127.0.0.1:{port}{path}#there") == b""
     (head,) = heads
     assert head.startswith(f"POST {path} HTTP/1.1\r\n")
     assert f"Host: 127.0.0.1:{port}\r\n" in head
-    assert "authorization: Basic bWU6cEB3\r\n" in head
+    assert "authorization: Basic bWU6cCU0MHc=\r\n" in head  # me:p%40w
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "sent"),
+    [
+        ((), [['a="x y"; Path=/', "b=1"]], ['a="x y"', "b=1"]),
+        ((), [['lb="abc=="']], ['lb="abc=="']),
+        ((), [["a=1"], ["a=; expires=Thu, 01 Jan 1970 00:00:00 GMT"]], []),
+        ((), [["a=1; Domain=example.org", "b=1; Secure", "c=1; Path=/elsewhere"]], []),
+        (("Cookie=a=b c; {}",), [["b=1"]], ["a=b c", "{}"]),
+        ((), [[f"c{n}=1" for n in range(60)]], []),
+    ],
+)
+async def test_cookies_are_sent_back_as_they_came(
+    own: Sequence[str], said: Sequence[Sequence[str]], sent: Sequence[str]
+) -> None:
+    """RFC 6265: a load balancer knows its own by them. The operator's are the operator's."""
+    heads: list[str] = []
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+                now = said[len(heads) - 1] if len(heads) <= len(said) else ()
+                cookies = "".join(f"set-cookie: {each}\r\n" for each in now)
+                writer.write(OK + cookies.encode() + b"content-length: 0\r\n\r\n")
+        writer.close()
+
+    async with server(served) as port, web(f"http://127.0.0.1:{port}/", own) as (made, target):
+        for _ in (*said, None):
+            async with made.request("GET", target.url, ()):
+                pass
+    lines = [line for line in heads[-1].split("\r\n") if line.lower().startswith("cookie: ")]
+    assert sorted("; ".join(lines).removeprefix("cookie: ").split("; ")) == (sorted(sent) or [""])
 
 
 # -- proxies ---------------------------------------------------------------------------------------
@@ -249,42 +344,53 @@ async def test_a_socks_proxy_is_used_with_its_credential(
     assert asked == [("me", "pw", "mcp.invalid")]
 
 
+@pytest.mark.parametrize("answer", [b"\x05\xff", b"", b"\x05"])
 async def test_a_socks_proxy_that_lets_nobody_through_is_told_of(
-    monkeypatch: pytest.MonkeyPatch,
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FAULTS F01: nothing was sent."""
-    async with server(saying(b"\x05\xff")) as by:
+    async with server(saying(answer)) as by:
         monkeypatch.setenv("ALL_PROXY", f"socks5://127.0.0.1:{by}")
         found = await failure("http://mcp.invalid/?key=s3cret")
     assert isinstance(found, BackendUnreachable)
     assert str(found).endswith("the SOCKS proxy did not let us through.")
 
 
+@pytest.mark.parametrize("known", [None, "Basic bWU6cMOkw6Q="])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_proxy_is_told_its_credential_and_the_server_is_not(
-    scheme: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_proxy_is_told_its_own_credential_and_of_a_tunnel_nothing_else(
+    scheme: str, known: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RFC 9110, sections 11.7.2 and 9.3.6: for TLS a tunnel is asked for."""
+    """RFC 9110, sections 11.7.2 and 9.3.6. FAULTS, credentials: what the server is told goes
+    through the tunnel, and is none of the proxy's business."""
     heads: list[str] = []
 
     async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append((await reader.readuntil(b"\r\n\r\n")).decode().lower())
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
         writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
         writer.close()
 
+    told = ("Authorization=Bearer s3cret", "X-Api-Key=s3cret", "Cookie=a=s3cret")
     async with server(refusing) as by:
-        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:pw@127.0.0.1:{by}")
+        who = "" if known is None else "me:p%C3%A4%C3%A4@"
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://{who}127.0.0.1:{by}")
         if scheme == "https":
-            found = await failure("https://mcp.invalid/?key=s3cret")
+            found = await failure("https://mcp.invalid/?key=s3cret", headers=told)
             assert isinstance(found, BackendUnreachable)
             assert str(found).endswith("the HTTP proxy answered 407.")
+            await failure("https://you:s3cret@mcp.invalid/?key=s3cret")
         else:
-            assert await posted("http://mcp.invalid/?key=s3cret") == b""
-    (head,) = heads
-    first = {"http": "post http://mcp.invalid/?key=s3cret", "https": "connect mcp.invalid:443"}
-    assert head.startswith(f"{first[scheme]} http/1.1")
-    assert "proxy-authorization: basic bwu6chc=" in head
-    assert "\nauthorization" not in head
+            await posted("http://mcp.invalid/?key=s3cret", headers=told)
+    for head in heads:
+        fields = [line.partition(": ") for line in head.split("\r\n")[1:]]
+        own = [value for name, _, value in fields if name.lower() == "proxy-authorization"]
+        assert own == ([] if known is None else [known])
+        if scheme == "https":
+            assert head.startswith("CONNECT mcp.invalid:443 HTTP/1.1\r\n")
+            assert "s3cret" not in head
+            assert "eW91OnMzY3JldA" not in head  # you:s3cret
+        else:
+            assert head.startswith("POST http://mcp.invalid/?key=s3cret HTTP/1.1\r\n")
 
 
 async def test_tls_goes_through_a_tunnel_of_the_proxy(

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 from yarl import URL
 
 from ... import wire
@@ -115,6 +116,8 @@ class StreamableHttp:
                 letter = self._queue.popleft()
                 if letter.exchange is None:
                     await self._tell(letter)
+                    # Some servers close after an answer; that has to be heard of before the next.
+                    await anyio.lowlevel.checkpoint()
                 elif letter.exchange in self._posts:
                     self._begin(letter, letter.exchange)
                 else:  # cancelled meanwhile
@@ -287,10 +290,12 @@ class StreamableHttp:
         """End all that goes on, and tell the upstream. Shielded, and bounded."""
         self._over = True
         self._web.cancel()
-        with anyio.move_on_after(DELETE_IN_HURRY if hurry else DELETE_TIMEOUT, shield=True):
-            await self._web.wait()
-            await self._session.delete()
-        await self._web.close()
+        try:
+            with anyio.move_on_after(DELETE_IN_HURRY if hurry else DELETE_TIMEOUT, shield=True):
+                await self._web.wait()
+                await self._session.delete()
+        finally:
+            await self._web.close()
 
 
 def _params_of(letter: Letter) -> Bytes | None:

@@ -78,7 +78,7 @@ class RemoteLauncher(anyio.AsyncContextManagerMixin):
             descriptors.check_room(DESCRIPTORS)
         except OSError as error:
             raise Shortage(f"No connection: {error.strerror}", retry_after=retry_after()) from None
-        web = Web(self._target.client(), self._background, label)
+        web = Web(self._target, self._background, label)
         transport = Carried(self, web, label)
         try:
             relay = Relay(transport, upstream, hooks=self._hooks, tally=self._tally, label=label)

@@ -25,6 +25,7 @@ from ...errors import BackendError, BackendFailed, Exit, ProxyError
 from ...wire import Kind, Oversize
 from .refusal import METHOD_NOT_FOUND, refusal_of
 from .sse import EVENTS, Event, EventReader
+from .target import as_written
 from .web import (
     GET_HEADERS,
     POST_HEADERS,
@@ -133,7 +134,7 @@ class LegacySse:
         if event.name != b"endpoint" or not isinstance(event.data, bytes):
             return False
         try:
-            there = self._url.join(URL(event.data.decode()))
+            there = self._url.join(as_written(event.data.decode())).with_user(None)
         except ValueError:
             return False
         if _origin(there) != _origin(self._url):
@@ -186,6 +187,7 @@ class LegacySse:
         try:
             if not await self.connect():
                 self._give_up()
+                return
             while self._queue:
                 await self._deliver(self._queue.popleft())
         finally:
@@ -195,6 +197,7 @@ class LegacySse:
         for letter in self._queue:
             if letter.exchange is not None:
                 self._relay.settle(letter.exchange, Outcome(failure=self._failure.fresh()))
+        self._queue.clear()
         self._end("it has no event stream")
 
     async def _deliver(self, letter: Letter) -> None:

@@ -29,6 +29,8 @@ _NOT_SENT: Final[tuple[type[Exception], ...]] = (
     aiohttp.ClientConnectorCertificateError,
     aiohttp.ClientHttpProxyError,
     aiohttp.ConnectionTimeoutError,
+    ValueError,  # of what it cannot write, a name that cannot be one among them
+    EOFError,  # of a SOCKS proxy
     *_SOCKS,
 )
 """With these nothing of a request has left."""
@@ -36,6 +38,8 @@ _NOT_SENT: Final[tuple[type[Exception], ...]] = (
 RAISED: Final[tuple[type[Exception], ...]] = (
     aiohttp.ClientError,
     OSError,  # of TLS, in the middle of a stream
+    ValueError,
+    EOFError,
     *_SOCKS,
 )
 
@@ -54,8 +58,10 @@ def _why(error: Exception) -> str:
         return str(error.certificate_error).rstrip(".")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the HTTP proxy answered {error.status}"
-    if isinstance(error, _SOCKS):
+    if isinstance(error, (*_SOCKS, EOFError)):
         return "the SOCKS proxy did not let us through"
+    if isinstance(error, ValueError):
+        return "the request cannot be written"
     if isinstance(error, aiohttp.ClientResponseError):
         return "what it says is not HTTP"
     if isinstance(error, aiohttp.ServerDisconnectedError):

@@ -7,6 +7,7 @@ in it; `incoming` reads in it.
 """
 
 import logging
+import re
 from collections.abc import Callable
 from contextlib import aclosing
 from contextvars import Context
@@ -40,6 +41,9 @@ logger: Final = logging.getLogger(__name__)
 
 MAX_ID: Final = 4096
 """Bytes of a session id that are accepted."""
+
+_VISIBLE: Final = re.compile("[!-~]+")
+"""What an upstream has said and goes back to it in a header."""
 
 RENEWAL_TIMEOUT: Final = 60.0
 """Seconds for another session to be begun; those who were refused wait meanwhile."""
@@ -133,7 +137,7 @@ class UpstreamSession:
         """It was answered."""
         result = result_of(line)
         version = None if result is None else wire.text_member(result, "protocolVersion")
-        if version is not None:
+        if version is not None and _VISIBLE.fullmatch(version):
             self._version = version
 
     def sends(self, method: str) -> None:
@@ -210,7 +214,7 @@ def _id_of(response: aiohttp.ClientResponse) -> str | None:
     found = response.headers.get("mcp-session-id")
     if not found or len(found) > MAX_ID:
         return None
-    return found if all("!" <= c <= "~" for c in found) else None
+    return found if _VISIBLE.fullmatch(found) else None
 
 
 class _Answered(msgspec.Struct):

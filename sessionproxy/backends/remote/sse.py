@@ -6,6 +6,7 @@ of a pipe is. It also decodes to text what is to stay bytes (`docs/decisions.md`
 Neighbours: `incoming` and `legacy` feed it what they read.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Self
 
@@ -13,6 +14,9 @@ from ...wire import LineSplitter, Oversize
 from ...wire.lines import KEPT
 
 EVENTS: Final = "text/event-stream"
+
+_CONTROL: Final = re.compile(rb"[\0-\x1f\x7f]")
+"""What no header may have in it."""
 
 MAX_FIELD: Final = 1024
 """Bytes of an id or a name that are accepted: ids go back to the server in a header."""
@@ -95,7 +99,7 @@ class EventReader:
             self._take(value)
         elif name == b"event":
             self._name = value[:MAX_FIELD]
-        elif name == b"id" and b"\0" not in value and len(value) <= MAX_FIELD:
+        elif name == b"id" and len(value) <= MAX_FIELD and not _CONTROL.search(value):
             self.last_id = value
         elif name == b"retry" and value.isdigit() and len(value) <= 9:
             self.retry = min(int(value) / 1000, MAX_RETRY)

@@ -7,15 +7,17 @@ import re
 import socket
 import ssl
 import sys
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
 
 from ...config import Carrier, ConfigError
+
+Headers = Sequence[tuple[str, str]]
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for a connection, its TLS included. How long a server may take to answer is the session's
@@ -30,9 +32,12 @@ DEAD_PEER: Final = 30
 as gone: a call may wait for its answer for hours, and so may a stream."""
 
 MAX_HEAD: Final = 16 * 1024
-"""Bytes of one line of a response's head."""
+MAX_FIELDS: Final = 1000
+"""Bytes of one line of a response's head, and its lines."""
 
 PROBE_EVERY: Final = 10
+
+SOCKS_PORT: Final = 1080
 
 RESERVED: Final = frozenset(
     {
@@ -45,6 +50,8 @@ RESERVED: Final = frozenset(
 
 _NO_URL: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 """What no URL has in it; the library lets some of it pass, and fails with it later."""
+
+_WRITTEN: Final = re.compile("[!-~]*")
 
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
@@ -72,16 +79,26 @@ class Target:
         self.url: URL = checked
         self.carrier = carrier
         self.forwards = forwards
-        self._headers = _assigned(headers)
-        names = {name for name, _ in self._headers}
+        sent = [("accept-encoding", "identity"), *_assigned(headers)]
+        names = {name for name, _ in sent}
         if credential is not None and "authorization" not in names:
-            self._headers.append(("authorization", credential))
+            sent.append(("authorization", credential))
         if forwards and (credential is not None or "authorization" in names):
             text = "--forward-authorization: --header or --url has a credential already"
             raise ConfigError(text)
         if "user-agent" not in names:
-            self._headers.append(("user-agent", "sessionproxy"))
-        self._proxy = _proxy_of(self.url)
+            sent.append(("user-agent", "sessionproxy"))
+        self._proxy, known = _proxy_of(self.url)
+        self.proxy_headers: Headers = ()
+        """What an HTTP proxy alone is told, where there is a tunnel through it."""
+        if known is not None and self.url.scheme == "https":
+            self.proxy_headers = (("proxy-authorization", known),)
+        elif known is not None:
+            sent.append(("proxy-authorization", known))
+        self.headers: Headers = tuple(sent)
+        """What goes with every request."""
+        self.sets_cookies: bool = "cookie" in names
+        """The operator does, so the server's are not kept."""
         if ca is not None and self.url.scheme != "https":
             raise ConfigError("--upstream-ca: --url is not https")
         self._tls = _tls(ca) if self.url.scheme == "https" else True
@@ -93,14 +110,13 @@ class Target:
         """Return a client with connections, and cookies, of its own."""
         return aiohttp.ClientSession(
             connector=self._connector(),
-            headers=[("accept-encoding", "identity"), *self._headers],
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=None),
-            # A server may be reached by its address; a cookie is sent back as it came.
-            cookie_jar=aiohttp.CookieJar(unsafe=True, quote_cookie=False),
+            cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             proxy=None if _is_socks(self._proxy) else self._proxy,
             max_line_size=MAX_HEAD,
             max_field_size=MAX_HEAD,
+            max_headers=MAX_FIELDS,
         )
 
     def _connector(self) -> aiohttp.TCPConnector:
@@ -123,10 +139,18 @@ def shown(url: URL | str) -> str:
     return str(URL(url).with_user(None).with_query(None).with_fragment(None))
 
 
+def as_written(text: str) -> URL:
+    """Return a URL in which what is escaped stays as it is: it may be signed.
+
+    Raises: ValueError: it is none.
+    """
+    return URL(text, encoded=_WRITTEN.fullmatch(text) is not None)
+
+
 def _checked(text: str) -> tuple[URL, str | None]:
     """Return a URL, and the credential that was in it."""
     try:
-        url = URL(text, encoded=text.isascii())  # what is escaped stays as it is
+        url = as_written(text)
         port = url.port
     except ValueError as error:
         raise ConfigError(
@@ -136,8 +160,14 @@ def _checked(text: str) -> tuple[URL, str | None]:
         raise ConfigError("--url: expected http://HOST/PATH or https://HOST/PATH")
     credential = None
     if url.user is not None or url.password is not None:
-        credential = aiohttp.encode_basic_auth(unquote(url.user or ""), unquote(url.password or ""))
+        credential = _basic(url)
     return url.with_user(None).with_fragment(None), credential
+
+
+def _basic(url: URL) -> str:
+    """Return the credential in a URL as a header has it (RFC 7617, section 2)."""
+    pair = f"{url.user or ''}:{url.password or ''}"
+    return f"Basic {b64encode(pair.encode()).decode()}"
 
 
 def _assigned(assignments: Sequence[str]) -> list[tuple[str, str]]:
@@ -155,12 +185,13 @@ def _assigned(assignments: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _proxy_of(url: URL) -> URL | None:
-    """Return the proxy that the environment names for a URL (HTTP_PROXY and its like)."""
+def _proxy_of(url: URL) -> tuple[URL | None, str | None]:
+    """Return the proxy that the environment names for a URL (HTTP_PROXY and its like), and the
+    credential for it, if it is one of HTTP."""
     proxies = getproxies()
     kind = next((kind for kind in (url.scheme, "all") if proxies.get(kind)), None)
     if kind is None or proxy_bypass(f"{url.host}:{url.port}"):
-        return None
+        return None, None
     found, name = proxies[kind], f"{kind.upper()}_PROXY"
     try:
         proxy = URL(found if "://" in found else f"http://{found}")
@@ -170,7 +201,10 @@ def _proxy_of(url: URL) -> URL | None:
         raise ConfigError(f"{name}: expected the URL of an HTTP proxy")
     if _is_socks(proxy) and not _has_socks():
         raise ConfigError(f"{name}: SOCKS proxies need the package aiohttp-socks")
-    return proxy
+    if _is_socks(proxy):
+        return proxy.with_port(proxy.port or SOCKS_PORT), None
+    known = None if proxy.user is None and proxy.password is None else _basic(proxy)
+    return proxy.with_user(None), known
 
 
 def _is_socks(proxy: URL | None) -> bool:

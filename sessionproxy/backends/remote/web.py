@@ -8,14 +8,16 @@ what went wrong.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import Context
 from io import BytesIO
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import anyio
+from aiohttp import StreamReader
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from ...core.background import Background
@@ -23,11 +25,14 @@ from ...core.exchange import Exchange
 from ...core.latch import Latch
 from ...errors import BackendBusy, BackendError
 from ...wire import Kind
+from .cookies import Cookies
 from .raised import RAISED, as_ours
+from .target import Headers, Target
+
+if TYPE_CHECKING:
+    from asyncio import Future  # noqa: TID251 - the library's
 
 logger: Final = logging.getLogger(__name__)
-
-Headers = Sequence[tuple[str, str]]
 
 POST_HEADERS: Final[Headers] = (
     ("accept", "application/json, text/event-stream"),
@@ -44,9 +49,6 @@ has in flight. That leaves room for replies: an upstream whose ping has none end
 
 MAX_AT_ONCE: Final = 256 * 1024
 """Bytes of a message that are written in one go; more is copied by parts, as it is taken."""
-
-MAX_COOKIES: Final = 50
-"""Cookies of one session; with more, all are forgotten. What needs them is a load balancer."""
 
 CLOSE_GRACE: Final = 2.0
 """Seconds for a pool to close."""
@@ -72,8 +74,12 @@ class Letter:
 class Web:
     """Made for one session by the launcher, among whose tasks are its own."""
 
-    def __init__(self, client: aiohttp.ClientSession, background: Background, label: str) -> None:
-        self._client = client
+    def __init__(self, target: Target, background: Background, label: str) -> None:
+        self._target = target
+        self._client = target.client()
+        self._cookies = Cookies()
+        self._open: dict[Future[None], StreamReader | None] = {}
+        """By what tells that a connection is closed: what is being read from it."""
         self._background = background
         self._label = label
         self._scopes: set[anyio.CancelScope] = set()
@@ -161,24 +167,71 @@ class Web:
         found: aiohttp.ClientResponse | BackendError
         try:
             found = await self._client.request(
-                method, url, headers=headers, data=_body(content), allow_redirects=False
+                method,
+                url,
+                headers=[*self._headers(url), *headers],
+                data=_Parts(content) if len(content or b"") > MAX_AT_ONCE else content,
+                allow_redirects=False,
+                proxy_headers=self._target.proxy_headers,
             )
         except RAISED as error:
             found = as_ours(error)
         if isinstance(found, BackendError):
             raise found
         response = found
+        closed = self._watch(response)
         try:
-            if "set-cookie" in response.headers and len(self._client.cookie_jar) > MAX_COOKIES:
-                self._client.cookie_jar.clear()
+            if "set-cookie" in response.headers and not self._target.sets_cookies:
+                self._cookies.learn(url, response.headers.getall("set-cookie"))
             yield response
         finally:
+            if closed in self._open:
+                self._open[closed] = None
             response.release()  # where it was not read to its end, the connection is closed
 
+    def _headers(self, url: URL) -> Headers:
+        cookie = self._cookies.of(url)
+        return (
+            self._target.headers if cookie is None else (*self._target.headers, ("cookie", cookie))
+        )
 
-def _body(content: bytes | None) -> bytes | BytesIO | None:
-    """Return what a large message is written from in parts: others have their turn between."""
-    return BytesIO(content) if content is not None and len(content) > MAX_AT_ONCE else content
+    def _watch(self, response: aiohttp.ClientResponse) -> "Future[None] | None":
+        """Have whoever reads a response hear that its connection is closed. Of what is no HTTP in
+        the middle of it the library tells its own reader alone."""
+        connection = response.connection
+        protocol = None if connection is None else connection.protocol
+        closed = None if protocol is None else protocol.closed
+        if closed is not None:
+            if closed not in self._open:
+                closed.add_done_callback(self._closed)
+            self._open[closed] = response.content
+        return closed
+
+    def _closed(self, closed: "Future[None]") -> None:
+        content = self._open.pop(closed, None)
+        failed = not closed.cancelled() and closed.exception() is not None
+        if content is not None and not content.is_eof() and content.exception() is None:
+            text = "Connection lost" if failed else "Connection closed"
+            content.set_exception(aiohttp.ClientPayloadError(text))
+
+
+class _Parts(aiohttp.BytesIOPayload):
+    """A large message, written in parts: others have their turn between. What is left of one that
+    is given up the system does not write, either."""
+
+    def __init__(self, content: bytes | None) -> None:
+        super().__init__(BytesIO(content or b""))
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        transport = writer.transport
+        try:
+            await super().write_with_length(writer, content_length)
+        except BaseException:
+            if transport is not None:
+                transport.abort()
+            raise
 
 
 def as_header(authorization: bytes) -> tuple[str, str]:
