@@ -961,6 +961,23 @@ async def test_an_upstream_that_does_not_know_discovery_is_of_the_handshake_era(
         assert server.methods["server/discover"] == 1
 
 
+async def test_what_is_queued_is_not_sent_on_a_connection_that_was_just_closed() -> None:
+    """FAULTS F03: some servers hang up after each answer, and do not say so before."""
+
+    async def hangs_up(asked: Asked) -> None:
+        await asked.say(202)
+        asked.end()
+
+    changed = "notifications/roots/list_changed"
+    async with session({changed: hangs_up}) as (server, client):
+        for _ in range(10):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(client.notify, changed)
+            await call(client)
+        assert server.methods[changed] == 30
+
+
 @pytest.mark.parametrize("version", ["2025-11-25\r\nx: y", "\x01", "ä", ""])
 async def test_a_revision_that_no_header_can_have_is_sent_in_none(version: str) -> None:
     """FAULTS, credentials: what an upstream says is put into headers; nothing is added by that, and
