@@ -435,7 +435,10 @@ def test_a_socks_proxy_needs_a_package_which_is_named(monkeypatch: pytest.Monkey
         ("HTTPS_PROXY", "https://mcp.invalid/"),
     ):
         monkeypatch.setenv(name, "socks5://127.0.0.1:1")
-        with pytest.raises(ConfigError, match=rf"^{name}: .* need the package aiohttp-socks$"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"^{name}: .* need the package aiohttp-socks \(sessionproxy\[socks\]\)$",
+        ):
             Target(url)
 
 

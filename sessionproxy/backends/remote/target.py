@@ -200,7 +200,9 @@ def _proxy_of(url: URL) -> tuple[URL | None, str | None]:
     if not proxy.host or not (proxy.scheme in ("http", "https") or _is_socks(proxy)):
         raise ConfigError(f"{name}: expected the URL of an HTTP proxy")
     if _is_socks(proxy) and not _has_socks():
-        raise ConfigError(f"{name}: SOCKS proxies need the package aiohttp-socks")
+        raise ConfigError(
+            f"{name}: SOCKS proxies need the package aiohttp-socks (sessionproxy[socks])"
+        )
     if _is_socks(proxy):
         return proxy.with_port(proxy.port or SOCKS_PORT), None
     known = None if proxy.user is None and proxy.password is None else _basic(proxy)
