@@ -43,7 +43,7 @@ RESERVED: Final = frozenset(
     {
         "accept", "connection", "content-length", "content-type", "host", "last-event-id",
         "mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id", "transfer-encoding",
-        "accept-encoding", "content-encoding",
+        "accept-encoding", "content-encoding", "expect",
     }
 )  # fmt: skip
 """Headers that are the protocol's own."""
@@ -107,7 +107,7 @@ class Target:
         return f"<Target {shown(self.url)}>"
 
     def client(self) -> aiohttp.ClientSession:
-        """Return a client with connections, and cookies, of its own."""
+        """Return a client with connections of its own."""
         return aiohttp.ClientSession(
             connector=self._connector(),
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=None),
