@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import psutil
 import pytest
+from aiohttp.http_exceptions import TransferEncodingError
 
 from sessionproxy import ConfigError
 from sessionproxy.backends import Target
@@ -160,6 +161,26 @@ async def test_what_is_no_http_in_the_middle_of_an_answer_ends_it() -> None:
                 go.set()
                 with anyio.fail_after(5), pytest.raises(BackendFailed):
                     await anext(incoming)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), TransferEncodingError("x"), EOFError()])
+async def test_of_what_was_sent_nobody_says_that_it_was_not(error: Exception) -> None:
+    """DESIGN 5.12: whatever is raised while its answer is read. (Where the library has no parser in
+    C, what is no HTTP is told so.)"""
+    answer = OK + b"content-length: 9\r\n\r\n"
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10_000)
+        writer.write(answer)
+        await reader.read(1)
+        writer.close()
+
+    async with server(served) as port, web(f"http://127.0.0.1:{port}/") as (made, target):
+        async with made.request("POST", target.url, (), b"{}") as response:
+            response.content.set_exception(error)
+            with pytest.raises(BackendFailed) as caught:
+                await anext(chunks(response))
+    assert caught.value.executed is None
 
 
 async def test_what_cannot_be_written_was_not_sent() -> None:

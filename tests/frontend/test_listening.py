@@ -110,7 +110,7 @@ async def test_a_stream_says_what_it_hears_of_once_it_does(
             seen: Json = {}
             while "resources/subscribe" not in str(seen):
                 seen = await client.call({"tells": "seen"})
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.1)  # what was sent already would be there by then
             assert not heard
             await client.call({"release": "go"})
         first, second = heard

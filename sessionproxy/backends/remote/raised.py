@@ -10,6 +10,7 @@ import ssl
 from typing import Final
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ...errors import BackendError, BackendFailed, BackendUnreachable
 
@@ -37,6 +38,7 @@ _NOT_SENT: Final[tuple[type[Exception], ...]] = (
 
 RAISED: Final[tuple[type[Exception], ...]] = (
     aiohttp.ClientError,
+    HttpProcessingError,  # in the middle of an answer, of the parser that is written in Python
     OSError,  # of TLS, in the middle of a stream
     ValueError,
     EOFError,
@@ -44,11 +46,16 @@ RAISED: Final[tuple[type[Exception], ...]] = (
 )
 
 
-def as_ours(error: Exception) -> BackendError:
-    """Return `BackendUnreachable` where nothing of a request has left; else `BackendFailed`: nobody
-    knows how much of it has arrived. Raise it outside of `except`, so that it keeps no frames."""
+def of_request(error: Exception) -> BackendError:
+    """Return `BackendUnreachable` where nothing of a request has left; else as `of_answer`. To be
+    raised outside of `except`, so that it keeps no frames."""
     if isinstance(error, _NOT_SENT):
         return BackendUnreachable(f"The backend cannot be reached: {_why(error)}.")
+    return of_answer(error)
+
+
+def of_answer(error: Exception) -> BackendFailed:
+    """Return what is raised once a request was sent: nobody knows what has become of it."""
     return BackendFailed(f"The connection to the backend broke: {_why(error)}.")
 
 
@@ -62,7 +69,7 @@ def _why(error: Exception) -> str:
         return "the SOCKS proxy did not let us through"
     if isinstance(error, ValueError):
         return "the request cannot be written"
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return "what it says is not HTTP"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "it hung up without an answer"

@@ -26,7 +26,7 @@ from ...core.latch import Latch
 from ...errors import BackendBusy, BackendError
 from ...wire import Kind
 from .cookies import Cookies
-from .raised import RAISED, as_ours
+from .raised import RAISED, of_answer, of_request
 from .target import Headers, Target
 
 if TYPE_CHECKING:
@@ -170,12 +170,12 @@ class Web:
                 method,
                 url,
                 headers=[*self._headers(url), *headers],
-                data=_Parts(content) if len(content or b"") > MAX_AT_ONCE else content,
+                data=content if content is None or len(content) <= MAX_AT_ONCE else _Parts(content),
                 allow_redirects=False,
                 proxy_headers=self._target.proxy_headers,
             )
         except RAISED as error:
-            found = as_ours(error)
+            found = of_request(error)
         if isinstance(found, BackendError):
             raise found
         response = found
@@ -191,9 +191,8 @@ class Web:
 
     def _headers(self, url: URL) -> Headers:
         cookie = self._cookies.of(url)
-        return (
-            self._target.headers if cookie is None else (*self._target.headers, ("cookie", cookie))
-        )
+        own = self._target.headers
+        return own if cookie is None else (*own, ("cookie", cookie))
 
     def _watch(self, response: aiohttp.ClientResponse) -> "Future[None] | None":
         """Have whoever reads a response hear that its connection is closed. Of what is no HTTP in
@@ -209,18 +208,18 @@ class Web:
 
     def _closed(self, closed: "Future[None]") -> None:
         content = self._open.pop(closed, None)
-        failed = not closed.cancelled() and closed.exception() is not None
+        if not closed.cancelled():
+            closed.exception()  # the event loop tells of those that nobody looks at
         if content is not None and not content.is_eof() and content.exception() is None:
-            text = "Connection lost" if failed else "Connection closed"
-            content.set_exception(aiohttp.ClientPayloadError(text))
+            content.set_exception(aiohttp.ClientPayloadError())
 
 
 class _Parts(aiohttp.BytesIOPayload):
     """A large message, written in parts: others have their turn between. What is left of one that
     is given up the system does not write, either."""
 
-    def __init__(self, content: bytes | None) -> None:
-        super().__init__(BytesIO(content or b""))
+    def __init__(self, content: bytes) -> None:
+        super().__init__(BytesIO(content))
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
@@ -254,7 +253,7 @@ async def chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         try:
             part = await content.readany()
         except RAISED as error:
-            failure = as_ours(error)
+            failure = of_answer(error)
         else:
             if not part:
                 return
